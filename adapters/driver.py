@@ -1,0 +1,213 @@
+"""The driver: performs the effects of a flow on real ports, for sync callers and for asyncio.
+
+What an effect means is written once, in `Performer.plan`: which port to call, and what to make of its answer. The two
+runners differ in nothing but `await`.
+
+Two things here protect rule R1 where a process is paused (by the garbage collector, a hypervisor, a laptop's lid): the
+time of an outside answer is the store's clock carried forward by this process's monotonic clock, never this host's
+wall clock; and a call that was claimed longer ago than `Policy.decision_age` is not sent. What remains is a pause between
+that check and the first byte on the wire, which only an upstream with idempotency keys could rule out.
+"""
+
+import inspect
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar, assert_never
+
+from ..statemachine.draft import Flow
+from ..statemachine.effects import (
+    AskStatus,
+    Commit,
+    Committed,
+    Conflict,
+    Effect,
+    HandOver,
+    ListDue,
+    Load,
+    Loaded,
+    NeverSent,
+    OpenSession,
+    Pause,
+    SessionFailed,
+    SessionToken,
+    StartRefresh,
+    Tell,
+)
+from ..statemachine.facts import Fact
+from ..statemachine.patient import UserKey
+from ..statemachine.policy import Instant, Policy, milliseconds
+from ..statemachine.record import decode, encode
+from .ports import AsyncStore, AsyncUpstream, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
+
+T = TypeVar("T")
+Plan = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What effects are performed on. `sleep` is awaited if it gives something to await."""
+
+    store: Store | AsyncStore
+    upstream: Upstream | AsyncUpstream
+    worker: TakesSteps
+    seal: Seal
+    observer: Observer
+    policy: Policy
+    sleep: Callable[[float], Awaitable[None] | None] = time.sleep
+    monotonic: Callable[[], float] = field(default=time.monotonic)
+
+
+class Performer:
+    """Performs the effects of one run of one flow."""
+
+    __slots__ = ("_asked_at", "_heard_at", "_now", "_ports")
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._now: Instant = 0
+        self._asked_at = self._heard_at = ports.monotonic()
+
+    def plan(self, effect: Effect) -> Plan:
+        """What to call for `effect`, and what turns the result of that into the effect's answer."""
+        ports = self._ports
+        match effect:
+            case Load(key, with_token):
+                self._asked_at = ports.monotonic()
+                return partial(ports.store.load, key, with_token=with_token), partial(self._loaded, key)
+            case Commit():
+                change = self._change(effect)
+                self._asked_at = ports.monotonic()
+                return partial(ports.store.write, change), partial(self._written, effect)
+            case ListDue(limit):
+                return partial(ports.store.due, limit), tuple
+            case OpenSession(patient):
+                if self._is_too_late():
+                    return partial(SessionFailed, "too_late"), self._stamped
+                return partial(ports.upstream.open_session, patient), self._stamped
+            case StartRefresh(patient):
+                if self._is_too_late():
+                    return partial(NeverSent, "too_late"), self._stamped
+                return partial(ports.upstream.start_refresh, patient), self._stamped
+            case AskStatus():
+                return partial(ports.upstream.ask_status, effect), self._stamped
+            case HandOver(step, delay):
+                return partial(ports.worker.hand_over, step, delay), bool
+            case Pause(seconds):
+                return partial(ports.sleep, seconds), _nothing
+            case Tell(fact):
+                return partial(self._tell, fact), _nothing
+            case _:
+                assert_never(effect)
+
+    def _is_too_late(self) -> bool:
+        waited = (self._ports.monotonic() - self._asked_at) * 1000
+        return waited > milliseconds(self._ports.policy.decision_age)
+
+    def _hear(self, now: Instant) -> None:
+        self._now = now
+        self._heard_at = self._ports.monotonic()
+
+    def _stamped(self, answer: Any) -> Any:
+        elapsed = self._ports.monotonic() - self._heard_at
+        return replace(answer, at=self._now + int(elapsed * 1000))
+
+    def _loaded(self, key: UserKey, row: Row) -> Loaded:
+        self._hear(row.now)
+        record = None if row.value is None else decode(row.value)
+        token = None if row.token is None else self._unsealed(key, row.token)
+        return Loaded(record, row.version, row.now, token)
+
+    def _written(self, effect: Commit, answer: Written | Row) -> Committed | Conflict:
+        if isinstance(answer, Row):
+            return Conflict(self._loaded(effect.key, answer))
+        self._hear(answer.now)
+        for fact in effect.told:
+            self._tell(fact)
+        return Committed(answer.version, answer.now)
+
+    def _change(self, effect: Commit) -> Change:
+        token = effect.token
+        return Change(
+            key=effect.key,
+            value=encode(effect.record),
+            expected_version=effect.expected_version,
+            decided_at=effect.decided_at,
+            max_age=milliseconds(self._ports.policy.decision_age),
+            due_at=effect.due_at,
+            keep_until=effect.keep_until,
+            token_change=effect.token_change,
+            token=None if token is None else self._sealed(effect.key, token),
+            token_expires_at=0 if token is None else token.expires_at,
+        )
+
+    def _sealed(self, key: UserKey, token: SessionToken) -> bytes:
+        # The key goes in too: a sealed token that somebody copies to another patient's key does not open there.
+        plain = {"k": key, "j": token.jwt, "s": token.subject_id, "e": token.expires_at}
+        return self._ports.seal.seal(json.dumps(plain, separators=(",", ":")).encode())
+
+    def _unsealed(self, key: UserKey, sealed: bytes) -> SessionToken | None:
+        plain = self._ports.seal.unseal(sealed)
+        if plain is None:
+            return None
+        try:
+            raw = json.loads(plain)
+            return SessionToken(raw["j"], raw["s"], raw["e"]) if raw["k"] == key else None
+        except (ValueError, TypeError, KeyError):
+            # Sealed under a setting that this process does not have; the flow tells, and opens another session.
+            return None
+
+    def _tell(self, fact: Fact) -> None:
+        tell(self._ports.observer, fact)
+
+
+def tell(observer: Observer, fact: Fact) -> None:
+    """Tell `observer`, whose failures must not become those of a login or of a refresh."""
+    try:
+        observer(fact)
+    except Exception as error:
+        logging.getLogger("phr_refresh").error("phr_refresh.observer_failed (%s)", type(error).__name__)
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+def run(flow: Flow[T], ports: Ports) -> T:
+    """Run `flow` to its end in this thread. Raises what the flow raises."""
+    performer = Performer(ports)
+    answer: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            effect = flow.send(answer) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            call, finish = performer.plan(effect)
+            answer = finish(call())
+        except Exception as raised:
+            error = raised
+
+
+async def run_async(flow: Flow[T], ports: Ports) -> T:
+    """Run `flow` to its end in this task. Raises what the flow raises; a cancellation ends it between two effects."""
+    performer = Performer(ports)
+    answer: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            effect = flow.send(answer) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            call, finish = performer.plan(effect)
+            value = call()
+            answer = finish(await value if inspect.isawaitable(value) else value)
+        except Exception as raised:
+            error = raised

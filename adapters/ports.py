@@ -1,0 +1,174 @@
+"""The seams of the outer ring: what a store, an upstream, a worker, a seal and an observer must be able to do.
+
+Each is a `Protocol`: an adapter needs no import from here, only these methods. Stores hold bytes and know nothing of
+the lifecycle; whatever they raise must be a `StoreError`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..statemachine.effects import (
+    AskStatus,
+    CouldNotAsk,
+    KickOffAnswer,
+    SessionFailed,
+    SessionOpened,
+    StatusReport,
+    Step,
+    TokenChange,
+)
+from ..statemachine.facts import Fact
+from ..statemachine.patient import Patient, UserKey
+from ..statemachine.policy import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a store holds for one patient: `value` None and `version` empty where there is nothing. `now`: its clock."""
+
+    value: bytes | None
+    version: str
+    now: Instant
+    token: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One compare-and-set. See `statemachine.effects.Commit` for the fields; times are in store milliseconds.
+
+    `max_age`: the change is a conflict if `decided_at` lies longer ago than this many milliseconds, by the store's clock.
+    `token_expires_at`: when the store drops the token by itself.
+    """
+
+    key: UserKey
+    value: bytes
+    expected_version: str
+    decided_at: Instant
+    max_age: int
+    due_at: Instant | None
+    keep_until: Instant
+    token_change: TokenChange = TokenChange.KEEP
+    token: bytes | None = None
+    token_expires_at: Instant = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The change took effect under this new version."""
+
+    version: str
+    now: Instant
+
+
+class Store(Protocol):
+    """Persists records. Thread-safe; several processes may share what it stands for.
+
+    `write` answers the current `Row` where it changed nothing. It must be safe to repeat: a write whose answer was
+    lost, sent again by the adapter itself, answers `Written`.
+    """
+
+    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
+        """The patient's row, in one round trip."""
+
+    def write(self, change: Change) -> Written | Row:
+        """Compare and set, in one atomic round trip."""
+
+    def due(self, limit: int) -> Sequence[UserKey]:
+        """Keys whose `due_at` has passed, longest overdue first, at most `limit`."""
+
+    def close(self) -> None:
+        """Let go of connections and files. Nothing may be called afterwards."""
+
+
+class AsyncStore(Protocol):
+    """The same as `Store`, to be awaited."""
+
+    def load(self, key: UserKey, *, with_token: bool = False) -> Awaitable[Row]:
+        """See `Store.load`."""
+
+    def write(self, change: Change) -> Awaitable[Written | Row]:
+        """See `Store.write`."""
+
+    def due(self, limit: int) -> Awaitable[Sequence[UserKey]]:
+        """See `Store.due`."""
+
+    def close(self) -> Awaitable[None]:
+        """See `Store.close`."""
+
+
+class Upstream(Protocol):
+    """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver."""
+
+    #: The longest that `open_session` can take, in seconds. `Policy.session_claim` must be longer.
+    longest_session_call: float
+
+    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+        """Create a session. `SessionOpened.token.expires_at` is by this host's clock."""
+
+    def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        """Send the kick-off, exactly once: never retry here."""
+
+    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
+        """Ask once how the refresh stands."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class AsyncUpstream(Protocol):
+    """The same as `Upstream`, to be awaited."""
+
+    longest_session_call: float
+
+    def open_session(self, patient: Patient) -> Awaitable[SessionOpened | SessionFailed]:
+        """See `Upstream.open_session`."""
+
+    def start_refresh(self, patient: Patient) -> Awaitable[KickOffAnswer]:
+        """See `Upstream.start_refresh`."""
+
+    def ask_status(self, question: AskStatus) -> Awaitable[StatusReport | CouldNotAsk]:
+        """See `Upstream.ask_status`."""
+
+    def close(self) -> Awaitable[None]:
+        """See `Upstream.close`."""
+
+
+Runner = Callable[[Step], object]
+
+
+class Worker(Protocol):
+    """Runs steps off the login path. `start` gives it what runs one; that never raises."""
+
+    def start(self, run: Runner) -> None:
+        """Called once, before the first step."""
+
+    def hand_over(self, step: Step, delay: float = 0.0) -> bool:
+        """Take `step`, to be run after `delay` seconds. Never waits and never raises; False where it is full or closed."""
+
+    def close(self) -> int:
+        """Finish what is due now, within a bounded time, and let go of the rest: how many steps that were."""
+
+
+class TakesSteps(Protocol):
+    """The part of a worker that flows see."""
+
+    def hand_over(self, step: Step, delay: float = 0.0) -> bool:
+        """See `Worker.hand_over`."""
+
+
+class Seal(Protocol):
+    """Encrypts tokens at rest."""
+
+    def seal(self, plain: bytes) -> bytes:
+        """The sealed form of `plain`."""
+
+    def unseal(self, sealed: bytes) -> bytes | None:
+        """What was sealed; None where no key opens it."""
+
+
+class Observer(Protocol):
+    """Is told what happened. Must not raise and must not wait."""
+
+    def __call__(self, fact: Fact) -> None:
+        """Take note of `fact`."""

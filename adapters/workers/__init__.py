@@ -1,0 +1,1 @@
+"""Workers run the steps that flows hand over, off the login path."""

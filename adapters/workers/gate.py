@@ -1,0 +1,55 @@
+"""LoginGate: runs the login hook's work under a time limit that holds whatever the store does (rule R5)."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class GateTimeout(Exception):
+    """The work was not done within its limit. It may still be going on."""
+
+
+class LoginGate:
+    """At most `threads` pieces of work at once; when all are stuck, the next one is not waited for at all.
+
+    A socket time-out alone would not do: it does not bound name resolution, nor the sum of connect, TLS handshake,
+    greeting and answer. Work that is not done in time goes on in its thread, so a slow login is still handed over.
+    """
+
+    def __init__(self, *, threads: int = 8) -> None:
+        self._size = threads
+        self._forget_parent()
+        forget_parent = weakref.WeakMethod(self._forget_parent)
+        os.register_at_fork(after_in_child=lambda: (forget := forget_parent()) and forget())
+
+    def _forget_parent(self) -> None:
+        self._free = threading.BoundedSemaphore(self._size)
+        self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="phr-refresh-login")
+
+    def call(self, work: Callable[[], T], *, seconds: float) -> T:
+        """The result of `work`. Raises `GateTimeout` after `seconds`, and what `work` raises."""
+        free = self._free
+        if not free.acquire(blocking=False):
+            raise GateTimeout
+        try:
+            future: Future[T] = self._pool.submit(work)
+        except BaseException:
+            free.release()
+            raise
+        future.add_done_callback(lambda _: free.release())
+        try:
+            return future.result(seconds)
+        except TimeoutError as error:
+            # `work` itself may have raised a TimeoutError: then the future is done and this is its own.
+            if future.done():
+                raise
+            raise GateTimeout from error
+
+    def close(self) -> None:
+        """Waits for nothing: whatever is still stuck ends by its own time-outs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

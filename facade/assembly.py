@@ -1,0 +1,68 @@
+"""What both faces are put together from: the parts that settings name, and the checks of how they fit."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.ports import AsyncUpstream, Observer, Seal, Upstream
+from phr_refresh.adapters.redaction import guard_loggers
+from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
+from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.flows import Flows
+from phr_refresh.statemachine.patient import Patient, UserKey, key_of
+from phr_refresh.statemachine.policy import Policy
+
+DEFAULT_STORE = "sqlite:///phr-refresh.db"
+
+
+def flows_under(policy: Policy, upstream: Upstream | AsyncUpstream) -> Flows:
+    """The flows under `policy`. Raises `ConfigurationError` if a session call can outlive the claim on it (rule R2)."""
+    if policy.session_claim.total_seconds() <= upstream.longest_session_call:
+        raise ConfigurationError(
+            "Policy.session_claim",
+            f"a session call can take {upstream.longest_session_call:g} s, and the claim on it would lapse before",
+            "make it longer, or the upstream's time-outs shorter",
+        )
+    guard_loggers()
+    return Flows(policy, new_id)
+
+
+def new_id() -> str:
+    """An id that no other process makes: 64 random bits, 11 characters."""
+    return secrets.token_urlsafe(8)
+
+
+def key_and_patient(who: Patient | str) -> tuple[UserKey, Patient | None]:
+    """The store key of a patient or of a user id, and the patient where it is one. Raises `InvalidPatient`."""
+    return (who.key, who) if isinstance(who, Patient) else (key_of(who), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says beside the upstream.
+
+    `PHR_REFRESH_STORE`: store URL, default ``sqlite:///phr-refresh.db``.
+    `PHR_REFRESH_SEAL_KEYS`: Fernet keys, newest first, comma-separated; tokens are sealed at rest if it is set.
+    `PHR_REFRESH_PSEUDONYM_KEY`: any text; the same in all processes makes their logs joinable.
+    The last two may be ``file:...`` or ``ssm:...``.
+    """
+
+    store_url: str
+    seal: Seal
+    observer: Observer
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read `environ`, by default the process's. Raises `ConfigurationError`, `MissingExtra`."""
+        from phr_refresh.adapters.session_creation.secret_values import read_secret
+
+        found = os.environ if environ is None else environ
+        seal_keys = found.get("PHR_REFRESH_SEAL_KEYS")
+        pseudonym_key = found.get("PHR_REFRESH_PSEUDONYM_KEY")
+        return cls(
+            found.get("PHR_REFRESH_STORE") or DEFAULT_STORE,
+            FernetSeal.from_setting(read_secret("PHR_REFRESH_SEAL_KEYS", seal_keys)) if seal_keys else PlainSeal(),
+            LogObserver(read_secret("PHR_REFRESH_PSEUDONYM_KEY", pseudonym_key).encode() if pseudonym_key else None),
+        )

@@ -1,0 +1,152 @@
+"""AsyncPhrRefresh: the public face for asyncio. The same verbs, the same flows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from phr_refresh.adapters.driver import Ports, run_async, tell
+from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.ports import AsyncStore, AsyncUpstream, Observer, Seal
+from phr_refresh.adapters.redaction import safe_error
+from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.stores import open_async_store
+from phr_refresh.adapters.workers.tasks import TaskWorker
+from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
+from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.policy import Policy
+
+from .assembly import Settings, flows_under, key_and_patient
+
+
+class AsyncPhrRefresh:
+    """Refreshes patients' records at login. One object per event loop; an async context manager.
+
+    See `PhrRefresh` for each method. An upstream that blocks is given as `ThreadedUpstream(upstream)`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AsyncStore,
+        upstream: AsyncUpstream,
+        worker: TaskWorker | None = None,
+        policy: Policy | None = None,
+        seal: Seal | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs."""
+        self._policy = policy or Policy()
+        self._flows = flows_under(self._policy, upstream)
+        self._store = store
+        self._upstream = upstream
+        self._worker = worker or TaskWorker()
+        self._observer = observer or LogObserver()
+        self._ports = Ports(
+            store=store,
+            upstream=upstream,
+            worker=self._worker,
+            seal=seal or PlainSeal(),
+            observer=self._observer,
+            policy=self._policy,
+            sleep=asyncio.sleep,
+        )
+        self._logins: set[asyncio.Task[Receipt]] = set()
+        self._worker.start(self._run_step)
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, worker: TaskWorker | None = None, policy: Policy | None = None
+    ) -> AsyncPhrRefresh:
+        """From the environment, as `PhrRefresh.from_env`."""
+        from phr_refresh.adapters.settings import MhvSettings
+        from phr_refresh.adapters.threaded_upstream import ThreadedUpstream
+        from phr_refresh.adapters.upstream import MhvUpstream
+
+        settings = Settings.from_env(environ)
+        mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
+        return cls(
+            store=open_async_store(settings.store_url),
+            upstream=ThreadedUpstream(MhvUpstream(mhv)),
+            worker=worker,
+            policy=policy,
+            seal=settings.seal,
+            observer=settings.observer,
+        )
+
+    async def login(self, patient: Patient) -> Receipt:
+        """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
+        login = asyncio.ensure_future(run_async(self._flows.login(patient), self._ports))
+        self._logins.add(login)
+        login.add_done_callback(self._logins.discard)
+        await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
+        if not login.done():
+            self._tell("login_deferred", reason="store_slow")
+            login.add_done_callback(_forget)
+            return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
+        try:
+            return login.result()
+        except Exception as error:
+            self._tell("login_deferred", reason="internal_error", error=safe_error(error))
+            return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
+
+    async def refresh(self, patient: Patient) -> Receipt:
+        """See `PhrRefresh.refresh`."""
+        return await run_async(self._flows.refresh(patient), self._ports)
+
+    async def status(self, who: Patient | str) -> Status:
+        """See `PhrRefresh.status`."""
+        return await run_async(self._flows.status(*key_and_patient(who)), self._ports)
+
+    async def session(self, patient: Patient) -> SessionToken:
+        """See `PhrRefresh.session`."""
+        return await run_async(self._flows.session(patient), self._ports)
+
+    async def logout(self, who: Patient | str) -> None:
+        """See `PhrRefresh.logout`."""
+        await run_async(self._flows.logout(key_and_patient(who)[0]), self._ports)
+
+    async def explain(self, who: Patient | str) -> Explanation:
+        """See `PhrRefresh.explain`."""
+        return await run_async(self._flows.explain(key_and_patient(who)[0]), self._ports)
+
+    async def sweep(self, limit: int = 1000) -> SweepReport:
+        """See `PhrRefresh.sweep`."""
+        return await run_async(self._flows.sweep(limit), self._ports)
+
+    async def close(self) -> None:
+        """Finish what is due, within a bounded time, and close worker, upstream and store."""
+        dropped = await self._worker.close()
+        if dropped:
+            self._tell("worker_closed", dropped=dropped)
+        for login in tuple(self._logins):
+            login.cancel()
+        await self._upstream.close()
+        await self._store.close()
+
+    async def _run_step(self, step: Step) -> None:
+        try:
+            await run_async(self._flows.step(step), self._ports)
+        except Exception as error:
+            self._tell("step_failed", step=type(step).__name__, error=safe_error(error), again=False)
+
+    def _tell(self, name: str, **details: str | int | bool) -> None:
+        tell(self._observer, Fact(name, details=details, is_warning=True))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _forget(login: asyncio.Future[Receipt]) -> None:
+    """Take note of how a login ended that nobody waits for any more, so that asyncio does not complain about it."""
+    if not login.cancelled():
+        login.exception()

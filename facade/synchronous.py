@@ -1,0 +1,142 @@
+"""PhrRefresh: the public face for threads and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from phr_refresh.adapters.driver import Ports, run, tell
+from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.ports import Observer, Seal, Store, Upstream, Worker
+from phr_refresh.adapters.redaction import safe_error
+from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.stores import open_store
+from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
+from phr_refresh.adapters.workers.threads import ThreadWorker
+from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
+from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.policy import Policy
+
+from .assembly import Settings, flows_under, key_and_patient
+
+
+class PhrRefresh:
+    """Refreshes patients' records at login. One object per process, shared by all threads; a context manager.
+
+    It owns what it is given: `close` closes store, upstream and worker. It survives a fork that comes before the first
+    call. All methods but `login` raise `StoreUnavailable` when the store is down, and `RecordUnreadable`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstream: Upstream,
+        worker: Worker | None = None,
+        policy: Policy | None = None,
+        seal: Seal | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs."""
+        self._policy = policy or Policy()
+        self._flows = flows_under(self._policy, upstream)
+        self._store = store
+        self._upstream = upstream
+        self._worker = worker or ThreadWorker()
+        self._observer = observer or LogObserver()
+        self._ports = Ports(
+            store=store,
+            upstream=upstream,
+            worker=self._worker,
+            seal=seal or PlainSeal(),
+            observer=self._observer,
+            policy=self._policy,
+        )
+        self._gate = LoginGate()
+        self._worker.start(self._run_step)
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, worker: Worker | None = None, policy: Policy | None = None
+    ) -> PhrRefresh:
+        """From the environment: see `assembly.Settings` and `MhvSettings.from_env`. Raises `ConfigurationError`."""
+        from phr_refresh.adapters.settings import MhvSettings
+        from phr_refresh.adapters.upstream import MhvUpstream
+
+        settings = Settings.from_env(environ)
+        mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
+        return cls(
+            store=open_store(settings.store_url),
+            upstream=MhvUpstream(mhv),
+            worker=worker,
+            policy=policy,
+            seal=settings.seal,
+            observer=settings.observer,
+        )
+
+    def login(self, patient: Patient) -> Receipt:
+        """The login hook: never raises, and returns within `Policy.login_budget` (rule R5). The work is the worker's."""
+        try:
+            return self._gate.call(
+                lambda: run(self._flows.login(patient), self._ports),
+                seconds=self._policy.login_budget.total_seconds(),
+            )
+        except GateTimeout:
+            self._tell("login_deferred", reason="store_slow")
+            return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
+        except Exception as error:
+            self._tell("login_deferred", reason="internal_error", error=safe_error(error))
+            return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
+
+    def refresh(self, patient: Patient) -> Receipt:
+        """Start this window's refresh in this thread, unless that was done; winner and losers get the same refresh id."""
+        return run(self._flows.refresh(patient), self._ports)
+
+    def status(self, who: Patient | str) -> Status:
+        """Where the refresh stands. Given a `Patient`, it asks the upstream when that is due; given a user id, never."""
+        return run(self._flows.status(*key_and_patient(who)), self._ports)
+
+    def session(self, patient: Patient) -> SessionToken:
+        """The token for FHIR calls, created if needed. Raises `NotEligible` and `SessionUnavailable`, never goes without."""
+        return run(self._flows.session(patient), self._ports)
+
+    def logout(self, who: Patient | str) -> None:
+        """End the session and drop its token. The window stays: logging in again starts no second refresh."""
+        run(self._flows.logout(key_and_patient(who)[0]), self._ports)
+
+    def explain(self, who: Patient | str) -> Explanation:
+        """State, reason, last refusal, possible events and what happens next; for the people on call."""
+        return run(self._flows.explain(key_and_patient(who)[0]), self._ports)
+
+    def sweep(self, limit: int = 1000) -> SweepReport:
+        """Apply what is due for at most `limit` patients whom nobody asks about."""
+        return run(self._flows.sweep(limit), self._ports)
+
+    def close(self) -> None:
+        """Finish what is due, within a bounded time, and close worker, upstream and store."""
+        dropped = self._worker.close()
+        if dropped:
+            self._tell("worker_closed", dropped=dropped)
+        self._gate.close()
+        self._upstream.close()
+        self._store.close()
+
+    def _run_step(self, step: Step) -> None:
+        try:
+            run(self._flows.step(step), self._ports)
+        except Exception as error:
+            self._tell("step_failed", step=type(step).__name__, error=safe_error(error), again=False)
+
+    def _tell(self, name: str, **details: str | int | bool) -> None:
+        tell(self._observer, Fact(name, details=details, is_warning=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

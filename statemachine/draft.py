@@ -1,0 +1,125 @@
+"""Draft: a loaded record on its way to a commit, and the typed sub-flows for load and commit."""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from .effects import Commit, Committed, Conflict, Effect, Load, Loaded, SessionToken, Tell, TokenChange
+from .errors import EventRefused
+from .events import Event, EventName
+from .facts import Fact
+from .lifecycle import Step, catch_up, deadline_of, step
+from .patient import UserKey
+from .policy import Policy, milliseconds
+from .record import RefreshRecord, Refusal
+from .table import Kind
+
+T = TypeVar("T")
+#: A flow yields effects, is sent their answers (`effects.py` says which), and returns a `T`.
+Flow = Generator[Effect, Any, T]
+
+
+class Draft:
+    """What a flow decided so far: the record with all that was due applied first, and what is to be told about it.
+
+    `now` is the store's clock at the load. `changed` says whether there is anything to commit.
+    """
+
+    __slots__ = ("changed", "key", "now", "policy", "record", "steps", "token", "token_change", "version")
+
+    def __init__(self, key: UserKey, loaded: Loaded, policy: Policy) -> None:
+        self.key = key
+        self.policy = policy
+        self.version = loaded.version
+        self.now = loaded.now
+        self.record = loaded.record or RefreshRecord(since=loaded.now)
+        self.steps: list[Step] = list(catch_up(self.record, self.now))
+        self.changed = bool(self.steps)
+        self.token_change = TokenChange.KEEP
+        self.token: SessionToken | None = None
+        if self.steps:
+            self.record = self.steps[-1].after
+
+    def take(self, event: Event) -> bool:
+        """Take `event`; whether it did anything. Raises `EventRefused`, which leaves the draft as it was."""
+        taken = step(self.record, event)
+        if taken.kind is Kind.IGNORED:
+            return False
+        self.steps.append(taken)
+        self.record = taken.after
+        self.changed = True
+        return True
+
+    def note(self, **fields: Any) -> None:
+        """Set bookkeeping fields of the record that are no business of the machine's."""
+        self.record = self.record._replace(**fields)
+        self.changed = True
+
+    def note_refusal(self, refused: EventRefused) -> None:
+        """Keep what was refused for `explain`."""
+        self.note(
+            refusal=Refusal(event=refused.event, state=refused.state, guards=refused.guards, at=self.now),
+        )
+
+    def put_token(self, token: SessionToken) -> None:
+        """Cache `token` with the commit."""
+        self.token, self.token_change = token, TokenChange.PUT
+
+    def drop_token(self) -> None:
+        """Drop the cached token with the commit."""
+        self.token, self.token_change = None, TokenChange.DROP
+
+    def commit(self) -> Commit:
+        """The effect that persists the draft."""
+        record = self.record
+        ends = max(
+            record.window_opens_at, record.session_expires_at or 0, record.opening_until, record.retry_at, self.now
+        )
+        return Commit(
+            key=self.key,
+            record=record,
+            expected_version=self.version,
+            decided_at=self.now,
+            due_at=deadline_of(record),
+            keep_until=ends + milliseconds(self.policy.retention),
+            token_change=self.token_change,
+            token=self.token,
+            told=tuple(fact_of(self.key, taken) for taken in self.steps),
+        )
+
+    def committed(self, answer: Committed) -> Loaded:
+        """How things stand after the commit."""
+        return Loaded(self.record, answer.version, answer.now)
+
+
+def fact_of(key: UserKey, taken: Step) -> Fact:
+    """What an observer is told of a step: names, ids and durations."""
+    before, after, event = taken.before, taken.after, taken.event
+    details: dict[str, str | int | float | bool | None] = {"seconds_in_state": (event.at - before.since) / 1000}
+    if after.refresh_id is not None and event.name is not EventName.SESSION_EXPIRED:
+        details["refresh_id"] = after.refresh_id
+    if event.code:
+        details["reason"] = event.code
+    if after.claimed_at is not None and event.name in _ENDS:
+        details["refresh_seconds"] = (event.at - after.claimed_at) / 1000
+    return Fact(event.name.value, key, before.state.value, after.state.value, details, event.name in _WARNINGS)
+
+
+_ENDS = {EventName.REFRESH_COMPLETED, EventName.REFRESH_FAILED, EventName.REFRESH_TIMED_OUT}
+_WARNINGS = {EventName.REFRESH_FAILED, EventName.REFRESH_TIMED_OUT, EventName.ANSWER_LOST}
+
+
+def load(key: UserKey, *, with_token: bool = False) -> Flow[Loaded]:
+    """Load, typed."""
+    loaded: Loaded = yield Load(key, with_token)
+    return loaded
+
+
+def commit(draft: Draft) -> Flow[Loaded | Conflict]:
+    """Commit the draft: how things stand now, or the conflict that kept it from being committed."""
+    answer: Committed | Conflict = yield draft.commit()
+    return answer if isinstance(answer, Conflict) else draft.committed(answer)
+
+
+def tell(name: str, key: UserKey | None, *, warning: bool = True, **details: str | float | bool | None) -> Flow[None]:
+    """Tell the observer something that no commit announces."""
+    yield Tell(Fact(name, key, details=details, is_warning=warning))

@@ -1,0 +1,259 @@
+"""The flows: what phr-refresh does, written once, as generators that yield effects (effects.py).
+
+Each flow loads (record, version, now), applies what is due, decides, and commits with compare-and-set on the
+version. Only the winner of a commit performs the outside call that it announces; the loser looks again and joins.
+So a process may die between any two lines here: what it had claimed stands in the record with a deadline.
+
+Where R1 (never twice) and recovery cannot both hold, R1 wins: a process that dies between claiming the kick-off
+and sending it leaves a refresh that was never sent and is not sent again; it times out at its deadline.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from .draft import Draft, Flow, commit, load, tell
+from .effects import (
+    Accepted,
+    AnswerLost,
+    Follow,
+    HandOver,
+    KickOffAnswer,
+    ListDue,
+    Loaded,
+    NeverSent,
+    Refresh,
+    Rejected,
+    SessionToken,
+    StartRefresh,
+    Step,
+)
+from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreError
+from .events import Event, EventName
+from .following import Following
+from .opening import Advance, Opening
+from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
+from .patient import Patient, UserKey
+from .policy import Policy, milliseconds
+from .record import NEVER_SENT, State
+from .views import explanation_of, receipt_of, standing_receipt, status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """All flows under one policy. `new_id` makes ids that no other process makes: they fence late answers."""
+
+    policy: Policy
+    new_id: Callable[[], str]
+
+    # What login services call.
+
+    def login(self, patient: Patient) -> Flow[Receipt]:
+        """The login hook: one load, at most one hand-over, nothing else (rule R5)."""
+        if not patient.is_member:
+            return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
+        try:
+            loaded = yield from load(patient.key)
+        except StoreError as error:
+            reason = "record_unreadable" if isinstance(error, RecordUnreadable) else "store_unavailable"
+            yield from tell("login_deferred", patient.key, reason=reason, error=str(error))
+            return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+        draft = Draft(patient.key, loaded, self.policy)
+        receipt = standing_receipt(draft.record, draft.now, ReceiptKind.IN_PROGRESS)
+        if receipt is not None:
+            return receipt
+        if (yield HandOver(Refresh(patient, loaded))):
+            return receipt_of(ReceiptKind.HANDED_OVER, draft.record)
+        yield from tell("login_deferred", patient.key, reason="worker_full")
+        return receipt_of(ReceiptKind.DEFERRED, draft.record, reason="worker_full")
+
+    def refresh(self, patient: Patient, *, seen: Loaded | None = None, wait: bool = True) -> Flow[Receipt]:
+        """Start the refresh of this window unless that was done; what the worker runs.
+
+        While another process creates the patient's session, `wait` says whether to wait for it, or to hand this
+        step over again. `seen` is what the login loaded: it saves a load, and is not believed if it has aged.
+        """
+        if not patient.is_member:
+            return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
+        refresh_id = self.new_id()
+        loaded = seen or (yield from load(patient.key))
+        advance = yield from self._opening(patient, refresh_id).advance(loaded, wait=wait)
+        if advance.receipt is not None:
+            yield from self._try_again(patient, advance, wait=wait)
+            return advance.receipt
+        return (yield from self._kick_off(patient, advance.loaded, refresh_id))
+
+    def follow(self, patient: Patient, refresh_id: str) -> Flow[Status]:
+        """One step of following a refresh: ask once if it is time to, and hand over the next step."""
+        loaded = yield from load(patient.key)
+        following = Following(patient.key, patient, self.policy)
+        loaded = yield from following.look(loaded)
+        delay = following.next_step_in(loaded, refresh_id)
+        if delay is not None and not (yield HandOver(Follow(patient, refresh_id), delay)):
+            yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
+        return status_of(following.record_in(loaded), loaded.now)
+
+    def status(self, key: UserKey, patient: Patient | None = None) -> Flow[Status]:
+        """Where the refresh stands: one load for a settled patient.
+
+        With `patient`, whoever is first after the poll interval asks the upstream (rule R6); everybody else, and
+        whoever asks by key alone, gets what is known.
+        """
+        if patient is not None and not patient.is_member:
+            return Status(state=State.NO_SESSION, eligible=False)
+        following = Following(key, patient, self.policy)
+        loaded = yield from following.look((yield from load(key)))
+        return status_of(following.record_in(loaded), loaded.now)
+
+    def session(self, patient: Patient) -> Flow[SessionToken]:
+        """The cached session token, created if needed. Raises `NotEligible`, `SessionUnavailable`, `StoreError`."""
+        if not patient.is_member:
+            raise NotEligible
+        while True:
+            loaded = yield from load(patient.key, with_token=True)
+            record = Draft(patient.key, loaded, self.policy).record
+            if record.has_session(loaded.now):
+                if loaded.token is not None:
+                    return loaded.token
+                # The store has evicted it, or no key opens it any more: as good as expired.
+                yield from tell("token_missing", patient.key)
+                loaded = Loaded(record._replace(session_expires_at=loaded.now), loaded.version, loaded.now)
+            advance = yield from self._opening(patient, None).advance(loaded, wait=True)
+            if advance.receipt is not None:
+                raise SessionUnavailable(advance.receipt.reason or "unknown", advance.receipt.retry_at)
+            if advance.token is not None:
+                if advance.loaded.record is not None and advance.loaded.record.state is State.SESSION_CREATED:
+                    yield HandOver(Refresh(patient))
+                return advance.token
+
+    def logout(self, key: UserKey) -> Flow[None]:
+        """End the session and drop its token. The window stays: logging in again starts no second refresh."""
+        loaded = yield from load(key)
+        while loaded.record is not None:
+            draft = Draft(key, loaded, self.policy)
+            if draft.record.state is State.NO_SESSION and draft.record.opening_id is None and not draft.changed:
+                return
+            draft.take(Event(name=EventName.SESSION_ENDED, at=draft.now))
+            draft.drop_token()
+            result = yield from commit(draft)
+            if isinstance(result, Loaded):
+                return
+            loaded = result.current
+
+    def explain(self, key: UserKey) -> Flow[Explanation]:
+        """Everything the record can tell. Asks nobody and changes nothing."""
+        loaded = yield from load(key)
+        return explanation_of(Draft(key, loaded, self.policy).record, loaded.now)
+
+    def sweep(self, limit: int) -> Flow[SweepReport]:
+        """Apply what is due for patients whom nobody asks about: an optimisation, not a need."""
+        keys: tuple[UserKey, ...] = yield ListDue(limit)
+        moved = conflicts = unreadable = 0
+        for key in keys:
+            try:
+                draft = Draft(key, (yield from load(key)), self.policy)
+            except RecordUnreadable as error:
+                yield from tell("record_unreadable", key, error=str(error))
+                unreadable += 1
+                continue
+            if draft.changed and isinstance((yield from commit(draft)), Loaded):
+                moved += 1
+            else:
+                conflicts += 1
+        return SweepReport(len(keys), moved, conflicts, unreadable)
+
+    # What the worker runs.
+
+    def step(self, step: Step) -> Flow[None]:
+        """Run one step that was handed over. A store that fails is tried again later, a bounded number of times."""
+        try:
+            if isinstance(step, Refresh):
+                yield from self.refresh(step.patient, seen=step.seen, wait=False)
+            else:
+                yield from self.follow(step.patient, step.refresh_id)
+        except StoreError as error:
+            again = step.tries < self.policy.retry_limit
+            again = again and (yield HandOver(_tried(step), self.policy.backoff_after(step.tries + 1) / 1000))
+            yield from tell("step_failed", step.patient.key, step=type(step).__name__, error=str(error), again=again)
+
+    # Their parts.
+
+    def _opening(self, patient: Patient, refresh_id: str | None) -> Opening:
+        return Opening(patient, self.policy, opening_id=self.new_id(), refresh_id=refresh_id)
+
+    def _try_again(self, patient: Patient, advance: Advance, *, wait: bool) -> Flow[None]:
+        """Hand over the step again where its failure can pass by itself."""
+        if advance.again_in is not None and not (yield HandOver(Refresh(patient), advance.again_in / 1000)):
+            yield from tell("retry_dropped", patient.key, reason="worker_full")
+
+    def _kick_off(self, patient: Patient, claimed: Loaded, refresh_id: str) -> Flow[Receipt]:
+        """Send the one call that this claim allows, record its answer, and see to what comes next."""
+        answer: KickOffAnswer = yield StartRefresh(patient)
+        event = self._event_of(answer, refresh_id, claimed)
+        standing = Loaded(claimed.record, claimed.version, answer.at)
+        following = Following(patient.key, patient, self.policy)
+        try:
+            standing = yield from following.record(standing, event)
+        except StoreError as error:
+            # The call is out, and the claim stands in the store: following it settles what could not be recorded.
+            yield from tell("answer_not_recorded", patient.key, refresh_id=refresh_id, error=str(error))
+        record = following.record_in(standing)
+        match answer:
+            case Accepted() | AnswerLost():
+                if not (yield HandOver(Follow(patient, refresh_id), milliseconds(self.policy.poll_interval) / 1000)):
+                    yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
+                return receipt_of(ReceiptKind.STARTED, record)
+            case NeverSent():
+                again_in = max(event.retry_at - standing.now, 0) if record.failures < self.policy.retry_limit else None
+                receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=event.retry_at)
+                yield from self._try_again(patient, Advance(standing, receipt=receipt, again_in=again_in), wait=False)
+                return receipt
+            case Rejected(reason):
+                opens_at = record.window_opens_at
+                return receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=opens_at)
+            case _:
+                assert_never(answer)
+
+    def _event_of(self, answer: KickOffAnswer, refresh_id: str, claimed: Loaded) -> Event:
+        opens_at = answer.at + milliseconds(self.policy.refresh_window)
+        poll_at = answer.at + milliseconds(self.policy.poll_interval)
+        failures = claimed.record.failures if claimed.record else 0
+        match answer:
+            case Accepted(at):
+                return Event(
+                    name=EventName.REFRESH_ACCEPTED,
+                    at=at,
+                    refresh_id=refresh_id,
+                    window_opens_at=opens_at,
+                    next_poll_at=poll_at,
+                )
+            case AnswerLost(reason, at):
+                return Event(
+                    name=EventName.ANSWER_LOST,
+                    at=at,
+                    refresh_id=refresh_id,
+                    window_opens_at=opens_at,
+                    next_poll_at=poll_at,
+                    code=reason,
+                )
+            case Rejected(reason, at):
+                return Event(
+                    name=EventName.REFRESH_FAILED, at=at, refresh_id=refresh_id, code=reason, window_opens_at=opens_at
+                )
+            case NeverSent(_, at):
+                return Event(
+                    name=EventName.REFRESH_FAILED,
+                    at=at,
+                    refresh_id=refresh_id,
+                    code=NEVER_SENT,
+                    window_opens_at=at,
+                    retry_at=at + self.policy.backoff_after(failures + 1),
+                )
+            case _:
+                assert_never(answer)
+
+
+def _tried(step: Step) -> Step:
+    if isinstance(step, Refresh):
+        return Refresh(step.patient, tries=step.tries + 1)
+    return Follow(step.patient, step.refresh_id, step.tries + 1)

@@ -1,0 +1,122 @@
+"""Following: asking how a refresh stands, at most once per poll interval whoever asks (rule R6), and recording it."""
+
+from .draft import Draft, Flow, commit, tell
+from .effects import AskStatus, Conflict, CouldNotAsk, Loaded, Phase, StatusReport
+from .errors import EventRefused
+from .events import Event, EventName
+from .patient import Patient, UserKey
+from .policy import Policy, milliseconds
+from .record import KickOff, RefreshRecord, State
+
+
+class Following:
+    """The polls of one patient's refresh. Without `patient` it can look at the record, but not ask the upstream."""
+
+    __slots__ = ("key", "patient", "policy")
+
+    def __init__(self, key: UserKey, patient: Patient | None, policy: Policy) -> None:
+        self.key = key
+        self.patient = patient
+        self.policy = policy
+
+    def record_in(self, loaded: Loaded) -> RefreshRecord:
+        """The record with what is due applied."""
+        return Draft(self.key, loaded, self.policy).record
+
+    def look(self, loaded: Loaded) -> Flow[Loaded]:
+        """How things stand: what is due is applied and committed, and the upstream is asked if it is time to."""
+        while True:
+            draft = Draft(self.key, loaded, self.policy)
+            asks = self._is_time(draft.record, loaded)
+            if asks:
+                draft.note(next_poll_at=draft.now + self._interval(draft))
+            if not draft.changed:
+                return loaded
+            result = yield from commit(draft)
+            if isinstance(result, Loaded):
+                return (yield from self._ask(result)) if asks else result
+            loaded = result.current
+
+    def record(self, loaded: Loaded, event: Event) -> Flow[Loaded]:
+        """Record an answer of the upstream, whatever has happened meanwhile; one that is refused is noted as such."""
+        while True:
+            draft = Draft(self.key, loaded, self.policy)
+            refused = None
+            try:
+                draft.take(event)
+            except EventRefused as error:
+                refused = error
+                draft.note_refusal(error)
+            if not draft.changed:
+                return loaded
+            result = yield from commit(draft)
+            if isinstance(result, Loaded):
+                if refused is not None:
+                    yield from tell("event_refused", self.key, refused=refused.event, guards=" ".join(refused.guards))
+                return result
+            loaded = result.current
+
+    def next_step_in(self, loaded: Loaded, refresh_id: str) -> float | None:
+        """Seconds until the next step of following `refresh_id`; None where there is nothing left to follow."""
+        record = self.record_in(loaded)
+        running = record.state in (State.REFRESHING, State.NO_SESSION) and loaded.now < record.deadline_at
+        if record.refresh_id != refresh_id or not running or not record.awaits_answer(loaded.now):
+            return None
+        return max(min(record.next_poll_at, record.deadline_at) - loaded.now, 0) / 1000
+
+    def _is_time(self, record: RefreshRecord, loaded: Loaded) -> bool:
+        return self.patient is not None and record.awaits_answer(loaded.now) and loaded.now >= record.next_poll_at
+
+    def _interval(self, draft: Draft) -> int:
+        record = draft.record
+        if draft.now >= record.deadline_at:
+            return milliseconds(self.policy.late_poll_interval)
+        return self.policy.poll_interval_after(draft.now - (record.claimed_at or draft.now))
+
+    def _ask(self, loaded: Loaded) -> Flow[Loaded]:
+        record = loaded.record
+        if self.patient is None or record is None or record.claimed_at is None or record.refresh_id is None:
+            return loaded
+        answer: StatusReport | CouldNotAsk = yield AskStatus(
+            self.patient,
+            claimed_at=record.claimed_at,
+            answered_at=record.answered_at if record.kick_off is KickOff.ACCEPTED else None,
+            asked_at=loaded.now,
+        )
+        standing = Loaded(record, loaded.version, answer.at)
+        if isinstance(answer, CouldNotAsk):
+            # A status call that fails is not a refresh that failed: the state stays, the deadline decides.
+            yield from tell("status_not_asked", self.key, reason=answer.reason, refresh_id=record.refresh_id)
+            return (yield from self._hold_off(standing, answer))
+        if answer.phase is Phase.IN_PROGRESS and answer.extracts == record.extracts:
+            return standing
+        return (yield from self.record(standing, _event_of(answer, record.refresh_id)))
+
+    def _hold_off(self, loaded: Loaded, answer: CouldNotAsk) -> Flow[Loaded]:
+        """Respect the upstream's Retry-After, up to the longest poll interval."""
+        if answer.retry_after is None:
+            return loaded
+        pause = min(int(answer.retry_after * 1000), milliseconds(self.policy.poll_interval_max))
+        draft = Draft(self.key, loaded, self.policy)
+        if loaded.now + pause <= draft.record.next_poll_at:
+            return loaded
+        draft.note(next_poll_at=loaded.now + pause)
+        result = yield from commit(draft)
+        # Whoever came first knows better: this was only a courtesy.
+        return result.current if isinstance(result, Conflict) else result
+
+
+def _event_of(report: StatusReport, refresh_id: str) -> Event:
+    names = {
+        Phase.IN_PROGRESS: EventName.PROGRESS_REPORTED,
+        Phase.COMPLETE: EventName.REFRESH_COMPLETED,
+        Phase.FAILED: EventName.REFRESH_FAILED,
+    }
+    return Event(
+        name=names[report.phase],
+        at=report.at,
+        refresh_id=refresh_id,
+        extracts=report.extracts,
+        as_of=report.as_of,
+        code="all_extracts_failed" if report.phase is Phase.FAILED else "",
+    )

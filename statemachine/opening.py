@@ -1,0 +1,176 @@
+"""Opening: the part of a flow that gets a patient a session and, for a refresh, the claim on its kick-off."""
+
+from dataclasses import dataclass
+
+from .draft import Draft, Flow, commit, load, tell
+from .effects import Conflict, Loaded, OpenSession, Pause, SessionFailed, SessionOpened, SessionToken
+from .events import Event, EventName
+from .outcomes import Receipt, ReceiptKind
+from .patient import Patient
+from .policy import Policy, milliseconds
+from .record import Failure, RefreshRecord, State, cancelled
+from .views import receipt_of, standing_receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far it came: `loaded` is how things stand. `receipt` is set where it ends here, `token` where it was made here.
+
+    `again_in`: milliseconds after which the step is worth handing over again, None where it is not.
+    """
+
+    loaded: Loaded
+    token: SessionToken | None = None
+    receipt: Receipt | None = None
+    again_in: int | None = None
+
+
+class Opening:
+    """One attempt, under one `opening_id`. `refresh_id` None: only a session is wanted."""
+
+    __slots__ = ("opening_id", "patient", "policy", "refresh_id", "waited")
+
+    def __init__(self, patient: Patient, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
+        self.patient = patient
+        self.policy = policy
+        self.opening_id = opening_id
+        self.refresh_id = refresh_id
+        self.waited = 0
+
+    def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance]:
+        """Go on until there is a session and, if one is wanted, our claim on the kick-off; or a receipt that says why not.
+
+        A session that is created and the claim that it allows are one commit.
+        """
+        token: SessionToken | None = None
+        while True:
+            draft = Draft(self.patient.key, loaded, self.policy)
+            if self.refresh_id is not None and draft.record.refresh_id == self.refresh_id:
+                # Also where the commit's answer was lost: nobody else can have used this id.
+                return Advance(loaded)
+            # A token in hand is committed first, whatever else has happened.
+            ended = self._ended(draft, loaded) if token is None else None
+            if ended is not None:
+                return ended
+            if token is None and not draft.record.has_session(draft.now):
+                step = yield from self._create(draft, wait=wait)
+                if step.receipt is not None:
+                    return step
+                loaded, token = step.loaded, step.token
+                continue
+            self._decide(draft, token)
+            result = yield from commit(draft)
+            if isinstance(result, Loaded):
+                if self.refresh_id is None:
+                    return Advance(result, token)
+                loaded, token = result, None
+                continue
+            loaded = result.current
+            if token is not None and not self._is_ours(loaded.record):
+                if loaded.record is not None and loaded.record.opening_id == cancelled(self.opening_id):
+                    return (yield from self._give_back(loaded))
+                # Our claim lapsed and another went on: its session counts, ours is dropped unseen.
+                token = None
+
+    def _ended(self, draft: Draft, loaded: Loaded) -> Advance | None:
+        record = draft.record
+        if self.refresh_id is None:
+            return Advance(loaded) if record.has_session(draft.now) else self._backoff(draft, loaded)
+        receipt = standing_receipt(record, draft.now, ReceiptKind.JOINED)
+        return None if receipt is None else Advance(loaded, receipt=receipt)
+
+    def _backoff(self, draft: Draft, loaded: Loaded) -> Advance | None:
+        record = draft.record
+        if record.session_failure is None or draft.now >= record.retry_at:
+            return None
+        reason = record.session_failure.code
+        return Advance(
+            loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=record.retry_at)
+        )
+
+    def _decide(self, draft: Draft, token: SessionToken | None) -> None:
+        if token is not None:
+            draft.take(Event(name=EventName.SESSION_OPENED, at=draft.now, session_expires_at=token.expires_at))
+            draft.put_token(token)
+        record = draft.record
+        may_claim = record.state in (State.SESSION_CREATED, State.STALE) and record.window_is_open(draft.now)
+        if self.refresh_id is not None and may_claim and draft.now >= record.retry_at:
+            draft.take(
+                Event(
+                    name=EventName.REFRESH_CLAIMED,
+                    at=draft.now,
+                    refresh_id=self.refresh_id,
+                    deadline_at=draft.now + milliseconds(self.policy.refresh_deadline),
+                    window_opens_at=draft.now + milliseconds(self.policy.refresh_window),
+                    next_poll_at=draft.now + milliseconds(self.policy.poll_interval),
+                )
+            )
+
+    def _is_ours(self, record: RefreshRecord | None) -> bool:
+        return record is not None and record.opening_id == self.opening_id
+
+    def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
+        """Claim the creation of the session and create it; or wait for who has claimed it (rule R2)."""
+        record = draft.record
+        if not self._is_ours(record):
+            if record.opening_id is not None and draft.now < record.opening_until:
+                return (yield from self._wait(draft, wait=wait))
+            draft.note(opening_id=self.opening_id, opening_until=draft.now + milliseconds(self.policy.session_claim))
+            result = yield from commit(draft)
+            if isinstance(result, Conflict):
+                return Advance(result.current)
+            draft = Draft(self.patient.key, result, self.policy)
+        answer: SessionOpened | SessionFailed = yield OpenSession(self.patient)
+        standing = Loaded(draft.record, draft.version, answer.at)
+        if isinstance(answer, SessionOpened):
+            return Advance(standing, answer.token)
+        return (yield from self._failed(standing, answer))
+
+    def _wait(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
+        interval = milliseconds(self.policy.session_wait_interval)
+        if wait and self.waited < milliseconds(self.policy.session_wait):
+            self.waited += interval
+            yield Pause(interval / 1000)
+            return Advance((yield from load(self.patient.key)))
+        receipt = receipt_of(
+            ReceiptKind.DEFERRED,
+            draft.record,
+            reason="session_being_created",
+            retry_at=draft.record.opening_until,
+        )
+        standing = Loaded(draft.record, draft.version, draft.now)
+        return Advance(standing, receipt=receipt, again_in=max(interval, 1000))
+
+    def _failed(self, standing: Loaded, answer: SessionFailed) -> Flow[Advance]:
+        """Give the claim back, with a pause before anybody calls again."""
+        yield from tell("session_failed", self.patient.key, reason=answer.reason)
+        while True:
+            draft = Draft(self.patient.key, standing, self.policy)
+            record = draft.record
+            failures = record.failures + 1
+            pause = self.policy.backoff_after(failures)
+            draft.note(
+                opening_id=None,
+                opening_until=0,
+                failures=failures,
+                retry_at=draft.now + pause,
+                session_failure=Failure(code=answer.reason, at=answer.at),
+            )
+            receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=answer.reason, retry_at=draft.record.retry_at)
+            again_in = pause if failures < self.policy.retry_limit else None
+            result = yield from commit(draft)
+            if isinstance(result, Loaded):
+                return Advance(result, receipt=receipt, again_in=again_in)
+            standing = result.current
+            if not self._is_ours(standing.record):
+                return Advance(standing, receipt=receipt, again_in=again_in)
+
+    def _give_back(self, loaded: Loaded) -> Flow[Advance]:
+        """The patient logged out while the session was being created: nobody gets it, the claim is cleared."""
+        while loaded.record is not None and loaded.record.opening_id == cancelled(self.opening_id):
+            draft = Draft(self.patient.key, loaded, self.policy)
+            draft.note(opening_id=None, opening_until=0)
+            result = yield from commit(draft)
+            loaded = result if isinstance(result, Loaded) else result.current
+        record = loaded.record or RefreshRecord()
+        return Advance(loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))

@@ -1,0 +1,110 @@
+"""Durations and rules, in one frozen value."""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from .errors import ConfigurationError
+
+#: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
+Instant = int
+
+
+def milliseconds(duration: timedelta) -> int:
+    """The whole milliseconds in `duration`.
+
+    >>> milliseconds(timedelta(seconds=1.5))
+    1500
+    """
+    return duration // timedelta(milliseconds=1)
+
+
+def as_datetime(instant: Instant) -> datetime:
+    """`instant` as an aware UTC datetime.
+
+    >>> as_datetime(1_500).isoformat()
+    '1970-01-01T00:00:01.500000+00:00'
+    """
+    return datetime.fromtimestamp(instant / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How often, how long, how patient. All durations are positive; a wrong one raises `ConfigurationError`.
+
+    Every process that shares a store should use the same policy. Times that follow from it are computed when they
+    are stored, so that a changed policy holds from each patient's next refresh on.
+    """
+
+    #: At most one kick-off per patient in this time (rule R1; "any given 60-minute period" in the source document).
+    refresh_window: timedelta = timedelta(minutes=60)
+    #: A refresh that has not ended by then counts as timed out. The portal promises up to 2 minutes for a first one.
+    refresh_deadline: timedelta = timedelta(minutes=5)
+    #: The login hook never takes longer than this (rule R5).
+    login_budget: timedelta = timedelta(milliseconds=50)
+
+    #: The first status call comes this long after the kick-off, and no two are ever closer (rule R6).
+    poll_interval: timedelta = timedelta(seconds=1)
+    #: Each second that a refresh has been running makes the interval this much longer (0.05: 5 % per poll).
+    poll_growth: float = 0.05
+    #: ... up to this.
+    poll_interval_max: timedelta = timedelta(seconds=30)
+    #: How often a refresh that timed out is still asked about, when somebody reads its status.
+    late_poll_interval: timedelta = timedelta(seconds=30)
+
+    #: The claim on creating a session lapses after this: longer than the session call can take, or R2 is at risk.
+    session_claim: timedelta = timedelta(seconds=40)
+    #: How often, and how long at most, a caller waits for a session that somebody else is creating.
+    session_wait_interval: timedelta = timedelta(milliseconds=100)
+    session_wait: timedelta = timedelta(seconds=45)
+
+    #: Pause before a failed session call, or a kick-off that never left, is tried again. It doubles each time.
+    retry_backoff: timedelta = timedelta(seconds=2)
+    retry_backoff_max: timedelta = timedelta(minutes=5)
+    #: After so many failures in a row nothing is tried on its own; the next login starts anew.
+    retry_limit: int = 5
+
+    #: A decision older than this is not committed, a claimed call older than this is not sent:
+    #: what a process did before it was paused is no longer true when it wakes up.
+    decision_age: timedelta = timedelta(seconds=5)
+    #: A record is kept this long after its window and its session have ended; then the store forgets the patient.
+    retention: timedelta = timedelta(hours=24)
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name not in ("poll_growth", "retry_limit"):
+                self._check_positive(name, value)
+        if self.poll_growth < 0:
+            raise ConfigurationError("Policy.poll_growth", "it is negative", "give 0 or more")
+        if self.retry_limit < 0:
+            raise ConfigurationError("Policy.retry_limit", "it is negative", "give 0 or more")
+        if self.refresh_deadline > self.refresh_window:
+            raise ConfigurationError(
+                "Policy.refresh_deadline", "it is longer than refresh_window", "give a shorter one"
+            )
+
+    @staticmethod
+    def _check_positive(name: str, value: object) -> None:
+        if not isinstance(value, timedelta):
+            raise ConfigurationError(f"Policy.{name}", "it is not a timedelta", "give a datetime.timedelta")
+        if milliseconds(value) <= 0:
+            raise ConfigurationError(f"Policy.{name}", "it is not a positive duration", "give at least 1 millisecond")
+
+    def poll_interval_after(self, running: int) -> int:
+        """Milliseconds until the next status call of a refresh that has been running for `running` milliseconds.
+
+        A poll every second with each interval 5 % longer is, without counting polls, one second plus
+        5 % of the time already spent.
+
+        >>> Policy().poll_interval_after(0), Policy().poll_interval_after(60_000)
+        (1000, 4000)
+        """
+        grown = milliseconds(self.poll_interval) + int(max(running, 0) * self.poll_growth)
+        return min(grown, max(milliseconds(self.poll_interval_max), milliseconds(self.poll_interval)))
+
+    def backoff_after(self, failures: int) -> int:
+        """Milliseconds to wait after `failures` failures in a row (at least one).
+
+        >>> [Policy().backoff_after(n) for n in (1, 2, 3, 20)]
+        [2000, 4000, 8000, 300000]
+        """
+        return min(milliseconds(self.retry_backoff) << min(failures - 1, 20), milliseconds(self.retry_backoff_max))
