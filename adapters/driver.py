@@ -5,8 +5,8 @@ runners differ in nothing but `await`.
 
 Two things here protect rule R1 where a process is paused (by the garbage collector, a hypervisor, a laptop's lid): the
 time of an outside answer is the store's clock carried forward by this process's monotonic clock, never this host's
-wall clock; and a call that was claimed longer ago than `Policy.decision_age` is not sent. What remains is a pause between
-that check and the first byte on the wire, which only an upstream with idempotency keys could rule out.
+wall clock; and a call that was claimed longer ago than `Policy.decision_age` is not sent. What remains is a pause
+between that check and the first byte on the wire, which only an upstream with idempotency keys could rule out.
 """
 
 import inspect
@@ -41,6 +41,7 @@ from ..statemachine.facts import Fact
 from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant, Policy, milliseconds
 from ..statemachine.record import decode, encode
+from ..statemachine.trace import Tap
 from .ports import AsyncStore, AsyncUpstream, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ Plan = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What effects are performed on. `sleep` is awaited if it gives something to await."""
+    """What effects are performed on. `sleep` is awaited if it gives something to await; `tap` sees each flow first."""
 
     store: Store | AsyncStore
     upstream: Upstream | AsyncUpstream
@@ -59,6 +60,7 @@ class Ports:
     policy: Policy
     sleep: Callable[[float], Awaitable[None] | None] = time.sleep
     monotonic: Callable[[], float] = field(default=time.monotonic)
+    tap: Tap | None = None
 
 
 class Performer:
@@ -179,6 +181,7 @@ def _nothing(_: object) -> None:
 def run(flow: Flow[T], ports: Ports) -> T:
     """Run `flow` to its end in this thread. Raises what the flow raises."""
     performer = Performer(ports)
+    flow = ports.tap(flow) if ports.tap else flow
     answer: Any = None
     error: Exception | None = None
     while True:
@@ -197,6 +200,7 @@ def run(flow: Flow[T], ports: Ports) -> T:
 async def run_async(flow: Flow[T], ports: Ports) -> T:
     """Run `flow` to its end in this task. Raises what the flow raises; a cancellation ends it between two effects."""
     performer = Performer(ports)
+    flow = ports.tap(flow) if ports.tap else flow
     answer: Any = None
     error: Exception | None = None
     while True:

@@ -2,7 +2,8 @@
 
 urllib3 and requests report a reset while connecting and a reset after sending by the same exception, and a failed TLS
 handshake like a TLS alert that came instead of an answer. Here whatever fails inside `connect()` (name resolution,
-TCP, the proxy's tunnel, the TLS handshake) leaves it as `NotConnected`: by then not one byte of the request was written.
+TCP, the proxy's tunnel, the TLS handshake) leaves it as `NotConnected`: not one byte of the
+request was written by then.
 """
 
 import io
@@ -23,7 +24,7 @@ CONNECT_ROUNDS: Final = 2
 
 
 class NotConnected(Exception):
-    """There is no connection, for `reason`. It derives from nothing that urllib3 or requests catch, so it arrives as it is."""
+    """There is no connection. It derives from nothing that urllib3 or requests catch, so that it arrives as it is."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -37,7 +37,7 @@ class Row:
 class Change:
     """One compare-and-set. See `statemachine.effects.Commit` for the fields; times are in store milliseconds.
 
-    `max_age`: the change is a conflict if `decided_at` lies longer ago than this many milliseconds, by the store's clock.
+    `max_age`: the change is a conflict if `decided_at` lies longer ago than so many milliseconds, by the store's clock.
     `token_expires_at`: when the store drops the token by itself.
     """
 
@@ -144,7 +144,7 @@ class Worker(Protocol):
         """Called once, before the first step."""
 
     def hand_over(self, step: Step, delay: float = 0.0) -> bool:
-        """Take `step`, to be run after `delay` seconds. Never waits and never raises; False where it is full or closed."""
+        """Take `step`, to be run after `delay` seconds. Never waits, never raises; False where it is full or closed."""
 
     def close(self) -> int:
         """Finish what is due now, within a bounded time, and let go of the rest: how many steps that were."""

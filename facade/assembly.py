@@ -10,6 +10,7 @@ from phr_refresh.adapters.ports import AsyncUpstream, Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import guard_loggers
 from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
 from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey, key_of
 from phr_refresh.statemachine.policy import Policy
@@ -37,6 +38,25 @@ def new_id() -> str:
 def key_and_patient(who: Patient | str) -> tuple[UserKey, Patient | None]:
     """The store key of a patient or of a user id, and the patient where it is one. Raises `InvalidPatient`."""
     return (who.key, who) if isinstance(who, Patient) else (key_of(who), None)
+
+
+class Silenceable:
+    """An observer for one login. Once that login is given up and told so, what goes on behind it tells nothing."""
+
+    __slots__ = ("_observer", "_silent")
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._silent = False
+
+    def silence(self) -> None:
+        """Tell nothing from now on."""
+        self._silent = True
+
+    def __call__(self, fact: Fact) -> None:
+        """Tell `fact`, unless silenced."""
+        if not self._silent:
+            self._observer(fact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,8 +20,9 @@ from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
+from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, flows_under, key_and_patient
 
 
 class AsyncPhrRefresh:
@@ -38,8 +40,12 @@ class AsyncPhrRefresh:
         policy: Policy | None = None,
         seal: Seal | None = None,
         observer: Observer | None = None,
+        tap: Tap | None = None,
     ) -> None:
-        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs."""
+        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
+
+        `tap` sees each flow before it runs, such as `statemachine.trace.Recorder.tap`.
+        """
         self._policy = policy or Policy()
         self._flows = flows_under(self._policy, upstream)
         self._store = store
@@ -53,6 +59,7 @@ class AsyncPhrRefresh:
             seal=seal or PlainSeal(),
             observer=self._observer,
             policy=self._policy,
+            tap=tap,
             sleep=asyncio.sleep,
         )
         self._logins: set[asyncio.Task[Receipt]] = set()
@@ -80,11 +87,13 @@ class AsyncPhrRefresh:
 
     async def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
-        login = asyncio.ensure_future(run_async(self._flows.login(patient), self._ports))
+        observer = Silenceable(self._observer)
+        login = asyncio.ensure_future(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
         self._logins.add(login)
         login.add_done_callback(self._logins.discard)
         await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
         if not login.done():
+            observer.silence()
             self._tell("login_deferred", reason="store_slow")
             login.add_done_callback(_forget)
             return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")

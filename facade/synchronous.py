@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,8 +20,9 @@ from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
+from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, flows_under, key_and_patient
 
 
 class PhrRefresh:
@@ -39,8 +41,12 @@ class PhrRefresh:
         policy: Policy | None = None,
         seal: Seal | None = None,
         observer: Observer | None = None,
+        tap: Tap | None = None,
     ) -> None:
-        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs."""
+        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
+
+        `tap` sees each flow before it runs, such as `statemachine.trace.Recorder.tap`.
+        """
         self._policy = policy or Policy()
         self._flows = flows_under(self._policy, upstream)
         self._store = store
@@ -54,6 +60,7 @@ class PhrRefresh:
             seal=seal or PlainSeal(),
             observer=self._observer,
             policy=self._policy,
+            tap=tap,
         )
         self._gate = LoginGate()
         self._worker.start(self._run_step)
@@ -78,13 +85,15 @@ class PhrRefresh:
         )
 
     def login(self, patient: Patient) -> Receipt:
-        """The login hook: never raises, and returns within `Policy.login_budget` (rule R5). The work is the worker's."""
+        """The login hook: never raises, returns within `Policy.login_budget` (rule R5). The work is the worker's."""
+        observer = Silenceable(self._observer)
         try:
             return self._gate.call(
-                lambda: run(self._flows.login(patient), self._ports),
+                lambda: run(self._flows.login(patient), replace(self._ports, observer=observer)),
                 seconds=self._policy.login_budget.total_seconds(),
             )
         except GateTimeout:
+            observer.silence()
             self._tell("login_deferred", reason="store_slow")
             return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
         except Exception as error:
@@ -92,15 +101,15 @@ class PhrRefresh:
             return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
 
     def refresh(self, patient: Patient) -> Receipt:
-        """Start this window's refresh in this thread, unless that was done; winner and losers get the same refresh id."""
+        """Start this window's refresh in this thread, unless that was done. Winner and losers get the same id."""
         return run(self._flows.refresh(patient), self._ports)
 
     def status(self, who: Patient | str) -> Status:
-        """Where the refresh stands. Given a `Patient`, it asks the upstream when that is due; given a user id, never."""
+        """Where the refresh stands. Given a `Patient` it asks the upstream when that is due, given a user id never."""
         return run(self._flows.status(*key_and_patient(who)), self._ports)
 
     def session(self, patient: Patient) -> SessionToken:
-        """The token for FHIR calls, created if needed. Raises `NotEligible` and `SessionUnavailable`, never goes without."""
+        """The token for FHIR calls, created if needed. Raises `NotEligible` or `SessionUnavailable`; never None."""
         return run(self._flows.session(patient), self._ports)
 
     def logout(self, who: Patient | str) -> None:

@@ -11,7 +11,7 @@ from .lifecycle import Step, catch_up, deadline_of, step
 from .patient import UserKey
 from .policy import Policy, milliseconds
 from .record import RefreshRecord, Refusal
-from .table import Kind
+from .table import FINGERPRINT, Kind
 
 T = TypeVar("T")
 #: A flow yields effects, is sent their answers (`effects.py` says which), and returns a `T`.
@@ -24,7 +24,7 @@ class Draft:
     `now` is the store's clock at the load. `changed` says whether there is anything to commit.
     """
 
-    __slots__ = ("changed", "key", "now", "policy", "record", "steps", "token", "token_change", "version")
+    __slots__ = ("changed", "key", "noted", "now", "policy", "record", "steps", "token", "token_change", "version")
 
     def __init__(self, key: UserKey, loaded: Loaded, policy: Policy) -> None:
         self.key = key
@@ -34,6 +34,7 @@ class Draft:
         self.record = loaded.record or RefreshRecord(since=loaded.now)
         self.steps: list[Step] = list(catch_up(self.record, self.now))
         self.changed = bool(self.steps)
+        self.noted: list[str] = []
         self.token_change = TokenChange.KEEP
         self.token: SessionToken | None = None
         if self.steps:
@@ -49,16 +50,16 @@ class Draft:
         self.changed = True
         return True
 
-    def note(self, **fields: Any) -> None:
-        """Set bookkeeping fields of the record that are no business of the machine's."""
-        self.record = self.record._replace(**fields)
+    def note(self, why: str, **fields: Any) -> None:
+        """Set bookkeeping fields of the record that are no business of the machine's; `why` names the reason."""
+        self.record = self.record._replace(fingerprint=FINGERPRINT, **fields)
+        self.noted.append(why)
         self.changed = True
 
     def note_refusal(self, refused: EventRefused) -> None:
         """Keep what was refused for `explain`."""
-        self.note(
-            refusal=Refusal(event=refused.event, state=refused.state, guards=refused.guards, at=self.now),
-        )
+        refusal = Refusal(event=refused.event, state=refused.state, guards=refused.guards, at=self.now)
+        self.note("refusal", refusal=refusal)
 
     def put_token(self, token: SessionToken) -> None:
         """Cache `token` with the commit."""
@@ -83,6 +84,7 @@ class Draft:
             keep_until=ends + milliseconds(self.policy.retention),
             token_change=self.token_change,
             token=self.token,
+            noted=tuple(self.noted),
             told=tuple(fact_of(self.key, taken) for taken in self.steps),
         )
 

@@ -91,6 +91,7 @@ class Commit:
     The store refuses (as a conflict) what was decided longer ago than `Policy.decision_age`, by its own clock.
     `due_at`: when this record's state leaves by itself, None where it never does. `keep_until`: when to forget it.
     `told` are the facts that become true with this commit: they are told if, and only if, it is committed.
+    `noted` names what else it changes, such as "session_claim".
     """
 
     key: UserKey
@@ -101,6 +102,7 @@ class Commit:
     keep_until: Instant
     token_change: TokenChange = TokenChange.KEEP
     token: SessionToken | None = None
+    noted: tuple[str, ...] = ()
     told: tuple[Fact, ...] = ()
 
 
@@ -114,7 +116,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The commit changed nothing, because another came first or the decision was too old: `current` is how things stand."""
+    """The commit changed nothing: another came first, or the decision was too old. `current` is how things stand."""
 
     current: Loaded
 

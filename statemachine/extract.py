@@ -16,7 +16,7 @@ class ExtractState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExtractProgress:
-    """One wanted extract: its name at the upstream, how it stands, and when it last succeeded (None: never, or unknown)."""
+    """One wanted extract: its name at the upstream, how it stands, when it last succeeded (None: never, or unknown)."""
 
     name: str
     state: ExtractState

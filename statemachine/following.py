@@ -29,7 +29,7 @@ class Following:
             draft = Draft(self.key, loaded, self.policy)
             asks = self._is_time(draft.record, loaded)
             if asks:
-                draft.note(next_poll_at=draft.now + self._interval(draft))
+                draft.note("poll_claim", next_poll_at=draft.now + self._interval(draft))
             if not draft.changed:
                 return loaded
             result = yield from commit(draft)
@@ -100,7 +100,7 @@ class Following:
         draft = Draft(self.key, loaded, self.policy)
         if loaded.now + pause <= draft.record.next_poll_at:
             return loaded
-        draft.note(next_poll_at=loaded.now + pause)
+        draft.note("poll_held_off", next_poll_at=loaded.now + pause)
         result = yield from commit(draft)
         # Whoever came first knows better: this was only a courtesy.
         return result.current if isinstance(result, Conflict) else result

@@ -141,7 +141,7 @@ def catch_up(record: RefreshRecord, now: Instant) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What an event would do now: `target` where it is possible, `refused_by` the guards that say no where it is not."""
+    """What an event would do now: `target` where it is possible, `refused_by` the guards that say no elsewhere."""
 
     event: EventName
     kind: Kind

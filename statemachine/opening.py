@@ -14,7 +14,7 @@ from .views import receipt_of, standing_receipt
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far it came: `loaded` is how things stand. `receipt` is set where it ends here, `token` where it was made here.
+    """How far it came: `loaded` is how things stand; `receipt` where it ends here, `token` where it was made here.
 
     `again_in`: milliseconds after which the step is worth handing over again, None where it is not.
     """
@@ -38,7 +38,7 @@ class Opening:
         self.waited = 0
 
     def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance]:
-        """Go on until there is a session and, if one is wanted, our claim on the kick-off; or a receipt that says why not.
+        """Go on to a session and, if one is wanted, our claim on the kick-off; or to a receipt that says why not.
 
         A session that is created and the claim that it allows are one commit.
         """
@@ -115,7 +115,11 @@ class Opening:
         if not self._is_ours(record):
             if record.opening_id is not None and draft.now < record.opening_until:
                 return (yield from self._wait(draft, wait=wait))
-            draft.note(opening_id=self.opening_id, opening_until=draft.now + milliseconds(self.policy.session_claim))
+            draft.note(
+                "session_claim",
+                opening_id=self.opening_id,
+                opening_until=draft.now + milliseconds(self.policy.session_claim),
+            )
             result = yield from commit(draft)
             if isinstance(result, Conflict):
                 return Advance(result.current)
@@ -150,6 +154,7 @@ class Opening:
             failures = record.failures + 1
             pause = self.policy.backoff_after(failures)
             draft.note(
+                "session_failure",
                 opening_id=None,
                 opening_until=0,
                 failures=failures,
@@ -169,7 +174,7 @@ class Opening:
         """The patient logged out while the session was being created: nobody gets it, the claim is cleared."""
         while loaded.record is not None and loaded.record.opening_id == cancelled(self.opening_id):
             draft = Draft(self.patient.key, loaded, self.policy)
-            draft.note(opening_id=None, opening_until=0)
+            draft.note("session_claim_cleared", opening_id=None, opening_until=0)
             result = yield from commit(draft)
             loaded = result if isinstance(result, Loaded) else result.current
         record = loaded.record or RefreshRecord()

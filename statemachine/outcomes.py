@@ -115,7 +115,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep did: patients that were due, those it moved, those that somebody else moved first, unreadable ones."""
+    """What a sweep did: how many patients were due, moved, moved by somebody else first, or unreadable."""
 
     due: int
     moved: int

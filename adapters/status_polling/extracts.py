@@ -1,0 +1,160 @@
+"""What a status answer means: the five rules by which each wanted extract is judged, and the refresh by its extracts.
+
+Pure: no clock, no I/O. The upstream gives a refresh no id, so that an answer about this refresh can be told from one
+about an earlier refresh only by its times.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...statemachine.effects import AskStatus, CouldNotAsk, Phase, StatusReport
+from ...statemachine.extract import ExtractProgress, ExtractState
+from ...statemachine.policy import Instant
+
+_UNREADABLE = CouldNotAsk("unreadable_answer")
+_END_OF_CALENDAR = 253_402_300_800_000  # the year 10000, which datetime cannot show
+_WORST_FIRST = (ExtractState.IN_PROGRESS, ExtractState.FAILED, ExtractState.CURRENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One station's load of one extract. The row's error text and ICN are never taken in."""
+
+    extract: str
+    requested: Instant | None
+    completed: Instant | None
+    succeeded: Instant | None
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clock:
+    """What the rows' times are held against, by the server's clock. `settles`: the grace after the kick-off is over."""
+
+    ours_from: Instant
+    ours_until: Instant
+    settles: bool
+
+
+class _Malformed(Exception):
+    pass
+
+
+def judge(
+    body: Mapping[str, object],
+    *,
+    wanted: Sequence[str],
+    question: AskStatus,
+    grace: int,
+    tolerance: int,
+) -> StatusReport | CouldNotAsk:
+    """How the refresh that `question` is about stands, by the answer `body`. `grace` and `tolerance` are milliseconds.
+
+    With R `retrievedDate`, Q `lastRequested`, C `lastCompleted`, S `lastSuccessfulCompleted` of a row, the first rule
+    that applies decides (UPSTREAM, section 2):
+
+    1. no row, or no Q: not requested yet, so in progress.
+    2. Q later than C, or no C and no explicit error: in progress.
+    3. an explicit error, or S older than C, or no S: failed, if C (without one: Q) is of our refresh.
+    4. S is of our refresh: current.
+    5. S, or a failure of rule 3, is of an earlier refresh: in progress until the grace is over; after it the upstream
+       has let its earlier load stand, and so do we: current as of S, or failed.
+
+    "Of our refresh" is what is not older than the claim of our kick-off less the tolerance, and not later than R plus
+    the tolerance, by the server's clock: our times are shifted by R minus the time of asking. The grace counts from the
+    kick-off's answer, by our clock. Where that answer was lost there is no grace to be over: whether the kick-off ever
+    arrived is not known, so rule 5 stays in progress and the deadline of the refresh decides.
+
+    Of several stations' rows of one extract the worst counts: in progress first, as it may still become anything, then
+    failed, then current. `succeeded_at` is the oldest S among them, None if one never succeeded. The refresh is in
+    progress while any wanted extract is, failed when all have failed, and complete otherwise; `as_of` is the oldest S
+    over the wanted extracts that are current.
+
+    An answer of the wrong shape, where it concerns wanted extracts, proves nothing: `unreadable_answer`. Never raises.
+    """
+    try:
+        rows = [_row(item) for item in _wanted_items(body, wanted)]
+        clock = _clock(_instant(body, "retrievedDate"), question, grace=grace, tolerance=tolerance)
+    except _Malformed:
+        return _UNREADABLE
+    extracts = tuple(_progress(name, [row for row in rows if row.extract == name], clock) for name in wanted)
+    current = [item.succeeded_at for item in extracts if item.state is ExtractState.CURRENT]
+    return StatusReport(_phase(extracts), extracts, as_of=min((at for at in current if at is not None), default=None))
+
+
+def _phase(extracts: Sequence[ExtractProgress]) -> Phase:
+    states = {item.state for item in extracts}
+    if ExtractState.IN_PROGRESS in states or not states:
+        return Phase.IN_PROGRESS
+    return Phase.COMPLETE if ExtractState.CURRENT in states else Phase.FAILED
+
+
+def _clock(retrieved: Instant | None, question: AskStatus, *, grace: int, tolerance: int) -> _Clock:
+    if retrieved is None:
+        raise _Malformed
+    answered = question.answered_at
+    return _Clock(
+        ours_from=question.claimed_at + (retrieved - question.asked_at) - tolerance,
+        ours_until=retrieved + tolerance,
+        settles=answered is not None and question.asked_at - answered >= grace,
+    )
+
+
+def _progress(name: str, rows: Sequence[_Row], clock: _Clock) -> ExtractProgress:
+    states = {_state(row, clock) for row in rows} or {ExtractState.IN_PROGRESS}
+    worst = next(state for state in _WORST_FIRST if state in states)
+    successes = [row.succeeded for row in rows if row.succeeded is not None]
+    oldest = min(successes) if successes and len(successes) == len(rows) else None
+    return ExtractProgress(name, worst, oldest)
+
+
+def _state(row: _Row, clock: _Clock) -> ExtractState:
+    if row.requested is None:
+        return ExtractState.IN_PROGRESS
+    if row.completed is None and not row.is_error:
+        return ExtractState.IN_PROGRESS
+    if row.completed is not None and row.requested > row.completed:
+        return ExtractState.IN_PROGRESS
+    ended = row.requested if row.completed is None else row.completed
+    if row.is_error or row.succeeded is None or row.succeeded < ended:
+        return _if_ours(ended, clock, ExtractState.FAILED)
+    return _if_ours(row.succeeded, clock, ExtractState.CURRENT)
+
+
+def _if_ours(ended: Instant, clock: _Clock, state: ExtractState) -> ExtractState:
+    # A time later than the server's own present proves nothing either: it would pass for every refresh to come.
+    is_ours = clock.ours_from <= ended <= clock.ours_until
+    return state if is_ours or clock.settles else ExtractState.IN_PROGRESS
+
+
+# Reading what anybody may have sent.
+
+
+def _wanted_items(body: Mapping[str, object], wanted: Sequence[str]) -> list[Mapping[str, object]]:
+    items = body.get("facilityExtractStatusList")
+    if not isinstance(items, list):
+        raise _Malformed
+    return [item for item in items if isinstance(item, dict) and item.get("extract") in wanted]
+
+
+def _row(item: Mapping[str, object]) -> _Row:
+    load_status = item.get("loadStatus")
+    if not isinstance(load_status, str | None):
+        raise _Malformed
+    return _Row(
+        extract=str(item["extract"]),
+        requested=_instant(item, "lastRequested"),
+        completed=_instant(item, "lastCompleted"),
+        succeeded=_instant(item, "lastSuccessfulCompleted"),
+        is_error=load_status is not None and load_status.strip().upper() == "ERROR",
+    )
+
+
+def _instant(item: Mapping[str, object], name: str) -> Instant | None:
+    value = item.get(name)
+    if value is None:
+        return None
+    # `type`, not isinstance: True is an int to Python. A clock reads neither 0 nor beyond the calendar.
+    if type(value) is not int or not 0 < value < _END_OF_CALENDAR:
+        raise _Malformed
+    return value

@@ -1,0 +1,49 @@
+"""Stores: where the records of all patients lie.
+
+=====================================  ===================  =================================================
+URL                                    store                for
+=====================================  ===================  =================================================
+``memory://``                          `MemoryStore`        tests, and a single process
+``sqlite:///file``, ``sqlite:////abs``  `SqliteStore`        one machine, several processes; durable
+``redis://[user:pass@]host[:port][/n]``  `RedisStore`        a fleet; ``rediss://`` with TLS,
+                                                            ``redis+unix:///socket`` over a Unix socket
+=====================================  ===================  =================================================
+
+Redis URLs take options: ``?prefix=phr`` (what every key begins with), ``socket_timeout`` and
+``socket_connect_timeout`` (seconds, 1 each), ``max_connections``, ``ssl_ca_certs`` and others; see `urls`. Sentinel and
+Cluster: give `RedisStore` a client of your own. Nothing is imported before a URL asks for it.
+"""
+
+from ..ports import AsyncStore, Store
+from .urls import check_memory, scheme_of, sqlite_path
+
+
+def open_store(url: str) -> Store:
+    """The store that `url` names. Nothing is connected: a store that is down lets a login service start.
+
+    Raises `ConfigurationError` if the URL is malformed, or the directory of the file does not exist.
+    """
+    scheme = scheme_of(url)
+    if scheme == "memory":
+        check_memory(url)
+        from .memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite":
+        from .sqlite import SqliteStore
+
+        return SqliteStore(sqlite_path(url))
+    from .redis_sync import RedisStore
+
+    return RedisStore.from_url(url)
+
+
+def open_async_store(url: str) -> AsyncStore:
+    """The same for asyncio. Memory and SQLite run in threads of their own. A Redis store belongs to one event loop."""
+    if scheme_of(url) in ("memory", "sqlite"):
+        from .threaded import ThreadedStore
+
+        return ThreadedStore(open_store(url))
+    from .redis_async import AsyncRedisStore
+
+    return AsyncRedisStore.from_url(url)

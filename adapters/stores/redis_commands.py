@@ -1,0 +1,230 @@
+"""What is said to Redis and what its answers mean, without saying it: shared by `redis_sync` and `redis_async`.
+
+Each call of a store is one command, `EVALSHA` of one of the scripts in `lua/`, hence one round trip and atomic. A
+server that does not know the script (restarted, flushed, failed over) says NOSCRIPT; then `EVAL` brings it, once.
+
+Needs Redis 6.2 or later, or Valkey. Not guaranteed: that a commit outlives a failover. Redis replicates
+asynchronously, so a primary that dies takes its last moments with it; `min-replicas-to-write` and `appendfsync always`
+narrow that gap, and nothing in Redis closes it.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha1
+from importlib.resources import files
+from itertools import chain
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    ConnectionError,
+    InvalidResponse,
+    MasterDownError,
+    MaxConnectionsError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from ...statemachine.effects import TokenChange
+from ...statemachine.errors import ConfigurationError, RecordUnreadable, StoreUnavailable
+from ...statemachine.patient import UserKey
+from ...statemachine.policy import Instant
+from ..ports import Change, Row, Written
+from .basics import VERSION_LENGTH, new_version
+from .keys import DEFAULT_PREFIX, RedisKeys
+
+T = TypeVar("T")
+Argument = str | bytes | int
+Due = list[tuple[Instant, UserKey]]
+
+#: Everything that a client of redis-py raises on purpose. A cluster client's errors have a root of their own.
+REDIS_ERRORS: Final = (RedisError, RedisClusterException)
+
+_VERSION = re.compile(rb"[A-Za-z0-9_-]{%d}" % VERSION_LENGTH)
+
+# Most special first: each class is asked about before those it derives from.
+_REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TimeoutError, "timed_out"),
+    (AuthenticationError, "authentication_failed"),
+    (AuthorizationError, "not_permitted"),
+    (BusyLoadingError, "loading"),
+    (MaxConnectionsError, "too_many_connections"),
+    (InvalidResponse, "protocol_error"),
+    (ReadOnlyError, "read_only"),
+    (OutOfMemoryError, "out_of_memory"),
+    (NoPermissionError, "not_permitted"),
+    (MasterDownError, "primary_down"),
+    (ClusterCrossSlotError, "keys_in_two_slots"),
+    (TryAgainError, "cluster_resharding"),
+    (ClusterDownError, "cluster_unavailable"),
+    (RedisClusterException, "cluster_unavailable"),
+)
+# The words of error replies that redis-py has no class for. Up to Redis 6.2 that is every error within a script: the
+# word then stands in the middle of the text.
+_REASONS_BY_WORD: Final = {
+    "WRONGTYPE": "wrong_type",
+    "READONLY": "read_only",
+    "OOM": "out_of_memory",
+    "LOADING": "loading",
+    "BUSY": "busy_with_a_script",
+    "NOAUTH": "authentication_failed",
+    "NOPERM": "not_permitted",
+    "MISCONF": "cannot_persist",
+    "NOREPLICAS": "not_enough_replicas",
+    "MASTERDOWN": "primary_down",
+    "CLUSTERDOWN": "cluster_unavailable",
+    "CROSSSLOT": "keys_in_two_slots",
+    "TRYAGAIN": "cluster_resharding",
+}
+_WORD = re.compile(rf"\b({'|'.join(_REASONS_BY_WORD)})\b")
+
+
+class Encoder(Protocol):
+    """What tells whether a client decodes what it reads."""
+
+    decode_responses: bool
+
+
+def check_gives_bytes(encoder: Encoder) -> None:
+    """Raises `ConfigurationError` for a client that decodes replies: records and sealed tokens are no text."""
+    if encoder.decode_responses:
+        raise ConfigurationError("the Redis client", "it decodes replies", "create it with decode_responses=False")
+
+
+def unavailable(store: str, error: Exception) -> StoreUnavailable:
+    """What to raise, from `error`, for a client's error. Nothing of its text is taken over."""
+    return StoreUnavailable(store, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    for kind, reason in _REASONS_BY_CLASS:
+        if isinstance(error, kind):
+            return reason
+    word = _WORD.search(str(error))
+    if word:
+        return _REASONS_BY_WORD[word[1]]
+    return "connection_failed" if isinstance(error, ConnectionError) else "redis_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script, and the hash that the server knows it by."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def named(cls, name: str) -> "Script":
+        """The script `lua/<name>.lua` of this package."""
+        text = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """One call of a script, and how to read its reply."""
+
+    script: Script
+    keys: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    read: Callable[[object], T]
+
+    def by_hash(self) -> tuple[Argument, ...]:
+        """The command to send first."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
+
+    def in_full(self) -> tuple[Argument, ...]:
+        """The command to send to a server that does not know the script."""
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments)
+
+
+class RedisCommands:
+    """The commands of a store whose keys begin with `prefix`."""
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        self._keys = RedisKeys(prefix)
+        self._load = Script.named("load")
+        self._write = Script.named("write")
+        self._due = Script.named("due")
+
+    def load(self, key: UserKey, *, with_token: bool) -> Command[Row]:
+        """See `Store.load`."""
+        record = self._keys.record(key)
+        keys = (record, self._keys.token(key)) if with_token else (record,)
+        return Command(self._load, keys, (), _read_row)
+
+    def write(self, change: Change) -> Command[Written | Row]:
+        """See `Store.write`. The version is drawn here: sent again, the command is known to be the same write."""
+        version = new_version()
+        keys: tuple[str, ...] = (self._keys.record(change.key), self._keys.due_index(change.key))
+        arguments: tuple[Argument, ...] = (
+            change.expected_version,
+            version.encode("ascii") + change.value,
+            change.decided_at + change.max_age,
+            max(1, change.keep_until),
+            change.key,
+            "" if change.due_at is None else change.due_at,
+        )
+        if change.token_change is not TokenChange.KEEP:
+            keys = (*keys, self._keys.token(change.key))
+        if change.token_change is TokenChange.PUT and change.token is not None:
+            arguments = (*arguments, change.token, max(1, change.token_expires_at))
+        return Command(self._write, keys, arguments, partial(_read_written, version))
+
+    def due(self, limit: int) -> list[Command[Due]]:
+        """What to ask of each shard; `first_due` puts the answers together."""
+        return [Command(self._due, (index,), (limit, head), _read_due) for index, head in self._keys.shards()]
+
+
+def first_due(commands: Sequence[Command[Due]], replies: Sequence[object], limit: int) -> tuple[UserKey, ...]:
+    """The `limit` longest overdue of all shards. Raises the first error among the replies."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    answers = (command.read(reply) for command, reply in zip(commands, replies, strict=True))
+    return tuple(key for _, key in heapq.nsmallest(limit, chain.from_iterable(answers)))
+
+
+def _read_row(reply: object) -> Row:
+    row, token = cast("list[bytes]", reply) if isinstance(reply, list) else (cast("bytes", reply), None)
+    seconds, microseconds, found = row.split(b" ", 2)
+    stored = found[1:] if found.startswith(b"=") else None
+    return _row(stored, now=_instant(seconds, microseconds), token=token)
+
+
+def _read_written(version: str, reply: object) -> Written | Row:
+    written, seconds, microseconds, *stored = cast("list[bytes | None]", reply)
+    now = _instant(seconds, microseconds)
+    return Written(version, now) if written else _row(stored[0] if stored else None, now=now, token=None)
+
+
+def _read_due(reply: object) -> Due:
+    flat = cast("list[bytes]", reply)
+    return [(int(float(due_at)), key.decode()) for key, due_at in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def _row(stored: bytes | None, *, now: Instant, token: bytes | None) -> Row:
+    if stored is None:
+        return Row(None, "", now)
+    version = stored[:VERSION_LENGTH]
+    if not _VERSION.fullmatch(version):
+        raise RecordUnreadable(
+            "what lies at its key was not written by phr-refresh", "remove it, or use another prefix for the keys"
+        )
+    return Row(stored[VERSION_LENGTH:], version.decode("ascii"), now, token)
+
+
+def _instant(seconds: bytes | None, microseconds: bytes | None) -> Instant:
+    return int(seconds or 0) * 1000 + int(microseconds or 0) // 1000

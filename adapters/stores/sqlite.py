@@ -1,0 +1,112 @@
+"""A store in one SQLite file: the embedded default, for the processes of one machine."""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...statemachine.effects import TokenChange
+from ...statemachine.errors import ConfigurationError
+from ...statemachine.patient import UserKey
+from ...statemachine.policy import Instant
+from ..ports import Change, Row, Written
+from .basics import host_clock, new_version
+from .sqlite_connections import SqliteConnections
+
+_LOAD = "SELECT version, value, NULL FROM record WHERE key = :key AND keep_until > :now"
+_LOAD_WITH_TOKEN = """
+SELECT record.version, record.value, token.value
+FROM record LEFT JOIN token ON token.key = record.key AND token.expires_at > :now
+WHERE record.key = :key AND record.keep_until > :now
+"""
+_PUT = """
+INSERT INTO record (key, version, value, due_at, keep_until) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    version = excluded.version, value = excluded.value, due_at = excluded.due_at, keep_until = excluded.keep_until
+"""
+_PUT_TOKEN = """
+INSERT INTO token (key, value, expires_at) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
+"""
+_DROP_TOKEN = "DELETE FROM token WHERE key = ?"
+_DUE = """
+SELECT key FROM record WHERE due_at IS NOT NULL AND due_at <= :now AND keep_until > :now ORDER BY due_at LIMIT :limit
+"""
+# A write adds at most one row to each table and removes up to two that are past their time: what is to be forgotten
+# cannot pile up, and no single write pays for it all.
+_FORGET = (
+    "DELETE FROM record WHERE key IN (SELECT key FROM record WHERE keep_until <= ? ORDER BY keep_until LIMIT 2)",
+    "DELETE FROM token WHERE key IN (SELECT key FROM token WHERE expires_at <= ? ORDER BY expires_at LIMIT 2)",
+)
+
+
+class SqliteStore:
+    """Keeps records in the file at `path`, which is created (mode 0600) at the first use; its directory must exist.
+
+    Thread-safe, and safe over any number of processes and forks of one machine. Its clock is this host's. A commit is
+    on the disk when `write` returns. Another process that writes is waited for `busy_timeout` seconds, then
+    `StoreUnavailable` with the reason "locked" is raised. Other reasons: "not_a_database", "corrupt", "newer_schema",
+    "read_only", "cannot_open", "not_permitted", "disk_full", "io_error", "sqlite_error".
+
+    Not guaranteed: anything on a network file system. SQLite's locks do not hold there; hosts share Redis instead.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 2.0) -> None:
+        # Absolute from the start: a service that changes its directory later still means this file.
+        self._path = Path(os.path.abspath(path))
+        if self._path.is_dir():
+            raise ConfigurationError("the SQLite store", "its path is a directory", "give the path of a file")
+        if not self._path.parent.is_dir():
+            raise ConfigurationError("the SQLite store", "the directory of its file does not exist", "create it")
+        self._connections = SqliteConnections(self._path, name=f"sqlite:///{self._path}", busy_timeout=busy_timeout)
+
+    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
+        """The patient's row, in one statement."""
+        with self._connections.lent() as connection:
+            return _row(connection, key=key, now=host_clock(), with_token=with_token)
+
+    def write(self, change: Change) -> Written | Row:
+        """Compare and set, in one transaction."""
+        with self._connections.lent() as connection:
+            # IMMEDIATE takes the write lock before the row is read: nobody changes it between the two.
+            connection.execute("BEGIN IMMEDIATE")
+            # Only now: waiting for the lock may have made the decision too old.
+            now = host_clock()
+            current = _row(connection, key=change.key, now=now, with_token=False)
+            if current.version != change.expected_version or now - change.decided_at > change.max_age:
+                connection.execute("ROLLBACK")
+                return current
+            version = new_version()
+            _put(connection, change, version=version)
+            for statement in _FORGET:
+                connection.execute(statement, (now,))
+            connection.execute("COMMIT")
+            return Written(version, now)
+
+    def due(self, limit: int) -> Sequence[UserKey]:
+        """Keys whose `due_at` has passed."""
+        with self._connections.lent() as connection:
+            # A negative LIMIT means none to SQLite.
+            found = connection.execute(_DUE, {"now": host_clock(), "limit": max(0, limit)})
+            return tuple(key for (key,) in found)
+
+    def close(self) -> None:
+        """Close the file. The last connection to it folds the WAL back in."""
+        self._connections.close()
+
+
+def _row(connection: sqlite3.Connection, *, key: UserKey, now: Instant, with_token: bool) -> Row:
+    statement = _LOAD_WITH_TOKEN if with_token else _LOAD
+    found = connection.execute(statement, {"key": key, "now": now}).fetchone()
+    if found is None:
+        return Row(None, "", now)
+    version, value, token = found
+    return Row(value, version, now, token)
+
+
+def _put(connection: sqlite3.Connection, change: Change, *, version: str) -> None:
+    connection.execute(_PUT, (change.key, version, change.value, change.due_at, change.keep_until))
+    if change.token_change is TokenChange.PUT:
+        connection.execute(_PUT_TOKEN, (change.key, change.token, change.token_expires_at))
+    elif change.token_change is TokenChange.DROP:
+        connection.execute(_DROP_TOKEN, (change.key,))

@@ -1,0 +1,67 @@
+"""The upstream as one object: session creation and status polling over one pool of connections."""
+
+from ..statemachine.effects import (
+    AskStatus,
+    CouldNotAsk,
+    KickOffAnswer,
+    SessionFailed,
+    SessionOpened,
+    StatusReport,
+)
+from ..statemachine.errors import ConfigurationError
+from ..statemachine.patient import Patient
+from .fhir import FhirClient
+from .http_client import HttpClient
+from .redaction import guard_loggers
+from .session_creation.mhv import MhvSessions
+from .settings import MhvSettings
+from .status_polling.phrmgr import PhrManager
+
+
+class MhvUpstream:
+    """The real upstream, by `settings`; an implementation of `ports.Upstream`. Thread-safe.
+
+    It installs the redaction of the loggers underneath (`redaction.guard_loggers`), which stays when it is closed.
+    """
+
+    #: Seconds after which a session call of ours is over at the upstream. `Policy.session_claim` must be longer.
+    longest_session_call: float
+
+    def __init__(self, settings: MhvSettings) -> None:
+        guard_loggers(secrets=settings.secrets())
+        self._settings = settings
+        self._http = HttpClient(
+            connect_seconds=settings.connect_timeout.total_seconds(),
+            read_seconds=settings.read_timeout.total_seconds(),
+            pool_size=settings.pool_size,
+            verify=settings.verify,
+        )
+        self._sessions = MhvSessions(settings, self._http)
+        self._phr_manager = PhrManager(settings, self._http)
+        self.longest_session_call = self._http.longest_call
+
+    @property
+    def fhir(self) -> FhirClient:
+        """A reader of the FHIR server, over the same connections. Raises `ConfigurationError` without a `fhir_url`."""
+        if not self._settings.fhir_url:
+            raise ConfigurationError("MhvSettings.fhir_url (PHR_REFRESH_FHIR_URL)", "it is not set", "set it")
+        return FhirClient(self._settings, self._http)
+
+    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+        """See `MhvSessions.open_session`."""
+        return self._sessions.open_session(patient)
+
+    def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        """See `PhrManager.start_refresh`."""
+        return self._phr_manager.start_refresh(patient)
+
+    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
+        """See `PhrManager.ask_status`."""
+        return self._phr_manager.ask_status(question)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
+    def __repr__(self) -> str:
+        return f"MhvUpstream({self._settings!r})"

@@ -1,0 +1,75 @@
+"""How the command line shows receipts, statuses and explanations: lines for people, plain values for JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, Status
+from phr_refresh.statemachine.record import State
+
+
+def as_json(value: Any) -> Any:
+    """`value` as what `json.dumps` takes: dataclasses as objects, times as ISO 8601 in UTC, states by stored name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_json(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): as_json(item) for name, item in value.items()}
+    return value
+
+
+def receipt_lines(receipt: Receipt) -> list[str]:
+    """A receipt in a few lines."""
+    words = [receipt.kind.value.replace("_", " ")]
+    if receipt.reason:
+        words.append(f"({receipt.reason})")
+    lines = [" ".join(words)]
+    if receipt.refresh_id and receipt.claimed_at:
+        lines.append(f"refresh {receipt.refresh_id}, claimed {_time(receipt.claimed_at)}")
+    if receipt.retry_at:
+        lines.append(f"nothing can be started before {_time(receipt.retry_at)}")
+    return lines
+
+
+def status_lines(status: Status) -> list[str]:
+    """A status in a few lines."""
+    if not status.eligible:
+        return ["not eligible: the patient has no MHV account"]
+    since = f" since {_time(status.since)}" if status.since else " (never seen)"
+    partial = ", in part" if status.partial else ""
+    lines = [f"{status.state.label}{partial}{since}"]
+    if status.as_of:
+        lines.append(f"data as of {_time(status.as_of)}")
+    if status.failure and status.state is not State.COMPLETE:
+        retry = f"; can be tried again from {_time(status.failure.retry_at)}" if status.failure.retry_at else ""
+        lines.append(f"failed at {_time(status.failure.at)}: {status.failure.code}{retry}")
+    for item in status.extracts:
+        when = f", as of {_time(item.succeeded_at)}" if item.succeeded_at else ""
+        lines.append(f"  {item.name}: {item.state.value.replace('_', ' ')}{when}")
+    if status.next_check_at:
+        lines.append(f"next check at {_time(status.next_check_at)}")
+    return lines
+
+
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """An explanation in a few lines, with one line per event."""
+    lines = [explanation.state.label, explanation.why, explanation.next_step]
+    if explanation.last_refused:
+        lines.append(f"Last refused at {explanation.last_refused}")
+    lines.append("Events now:")
+    for event in explanation.events:
+        effect = f"moves to {event.target.label}" if event.effect == "moves" and event.target else event.effect
+        guards = f" (not {', not '.join(event.refused_by)})" if event.refused_by else ""
+        lines.append(f"  {event.event:<18} {effect}{guards}")
+    return lines
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
