@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
@@ -23,6 +23,8 @@ from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
 from .assembly import Settings, Silenceable, flows_under, key_and_patient
+
+T = TypeVar("T")
 
 
 class AsyncPhrRefresh:
@@ -62,7 +64,7 @@ class AsyncPhrRefresh:
             tap=tap,
             sleep=asyncio.sleep,
         )
-        self._logins: set[asyncio.Task[Receipt]] = set()
+        self._going_on: set[asyncio.Future[Any]] = set()
         self._worker.start(self._run_step)
 
     @classmethod
@@ -88,14 +90,11 @@ class AsyncPhrRefresh:
     async def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
         observer = Silenceable(self._observer)
-        login = asyncio.ensure_future(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
-        self._logins.add(login)
-        login.add_done_callback(self._logins.discard)
+        login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
         await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
         if not login.done():
             observer.silence()
             self._tell("login_deferred", reason="store_slow")
-            login.add_done_callback(_forget)
             return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
         try:
             return login.result()
@@ -104,16 +103,16 @@ class AsyncPhrRefresh:
             return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
 
     async def refresh(self, patient: Patient) -> Receipt:
-        """See `PhrRefresh.refresh`."""
-        return await run_async(self._flows.refresh(patient), self._ports)
+        """See `PhrRefresh.refresh`. A caller that is cancelled does not cancel the refresh: others wait for it too."""
+        return await asyncio.shield(self._begin(run_async(self._flows.refresh(patient), self._ports)))
 
     async def status(self, who: Patient | str) -> Status:
         """See `PhrRefresh.status`."""
         return await run_async(self._flows.status(*key_and_patient(who)), self._ports)
 
     async def session(self, patient: Patient) -> SessionToken:
-        """See `PhrRefresh.session`."""
-        return await run_async(self._flows.session(patient), self._ports)
+        """See `PhrRefresh.session`. A caller that is cancelled does not cancel the creation: others wait for it too."""
+        return await asyncio.shield(self._begin(run_async(self._flows.session(patient), self._ports)))
 
     async def logout(self, who: Patient | str) -> None:
         """See `PhrRefresh.logout`."""
@@ -132,10 +131,18 @@ class AsyncPhrRefresh:
         dropped = await self._worker.close()
         if dropped:
             self._tell("worker_closed", dropped=dropped)
-        for login in tuple(self._logins):
-            login.cancel()
+        for future in tuple(self._going_on):
+            future.cancel()
         await self._upstream.close()
         await self._store.close()
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Start `work`, which goes on whatever becomes of who waits for it."""
+        future = asyncio.ensure_future(work)
+        self._going_on.add(future)
+        future.add_done_callback(self._going_on.discard)
+        future.add_done_callback(_take_note)
+        return future
 
     async def _run_step(self, step: Step) -> None:
         try:
@@ -155,7 +162,7 @@ class AsyncPhrRefresh:
         await self.close()
 
 
-def _forget(login: asyncio.Future[Receipt]) -> None:
-    """Take note of how a login ended that nobody waits for any more, so that asyncio does not complain about it."""
-    if not login.cancelled():
-        login.exception()
+def _take_note(future: asyncio.Future[Any]) -> None:
+    """Look at how a future ended that perhaps nobody waits for any more, so that asyncio does not complain about it."""
+    if not future.cancelled():
+        future.exception()

@@ -126,10 +126,10 @@ class PhrRefresh:
 
     def close(self) -> None:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
+        self._gate.close()
         dropped = self._worker.close()
         if dropped:
             self._tell("worker_closed", dropped=dropped)
-        self._gate.close()
         self._upstream.close()
         self._store.close()
 

@@ -1,32 +1,29 @@
-"""The refresh flow, stepped: once per window in every order, with every crash, whatever answers get lost (R1, R3, R4)."""
+"""The refresh flow, stepped: once per window in every order, with every crash and lost answer (R1, R3, R4)."""
 
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from phr_refresh.statemachine.effects import (
     AnswerLost,
     Commit,
-    CouldNotAsk,
     Follow,
-    HandOver,
-    Load,
     NeverSent,
     OpenSession,
-    Phase,
     Refresh,
     Rejected,
     SessionOpened,
     StartRefresh,
-    StatusReport,
 )
+from phr_refresh.statemachine.errors import SessionUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from phr_refresh.statemachine.policy import Policy, as_datetime
 from phr_refresh.statemachine.record import KickOff, State
-from support.samples import ADA, DEADLINE, GUEST, HOUR, MINUTE, NOON, SECOND, WINDOW, token_until
-from support.stepping import DONE, GOING_ON, Moves, Scene, Stepper, World, explore
+from support.samples import ADA, DEADLINE, GUEST, MINUTE, NOON, SECOND, WINDOW, token_until
+from support.stepping import Moves, Scene, Stepper, World, explore
 
-IMPATIENT = Policy(session_wait=timedelta(milliseconds=200))
+IMPATIENT = Policy(session_wait=timedelta(milliseconds=100))
 
 
 def two_refreshes() -> Scene:
@@ -47,9 +44,10 @@ def two_refreshes_over_a_session() -> Scene:
 
 
 def refresh_and_logout() -> Scene:
-    """One process refreshes while two browsers log the patient out and in again."""
+    """One worker refreshes while the patient logs out and another worker refreshes after a new login."""
     world = World(IMPATIENT)
-    return world, [world.refresh(), world.stepper(world.flows.logout(ADA.key)), world.refresh()]
+    logout = world.stepper(world.flows.logout(ADA.key))
+    return world, [world.refresh(wait=False), logout, world.refresh(wait=False)]
 
 
 def refresh_and_session() -> Scene:
@@ -62,16 +60,15 @@ SCENES = [two_refreshes, two_refreshes_over_a_session, refresh_and_logout, refre
 
 
 def never_twice(moves: Moves, world: World, steppers: list[Stepper]) -> None:
-    """R1 and R2, of one end of an exploration."""
+    """R1 and R2, of one end of an exploration; nobody ends with an error but for want of a session."""
     assert len(world.kick_offs) <= 1, f"two kick-offs after {moves}"
     assert world.overlaps == 0, f"two session creations at once after {moves}"
-    assert [None] * len(steppers) == [stepper.error for stepper in steppers] or world.told("session_failed") or any(
-        type(stepper.error).__name__ == "SessionUnavailable" for stepper in steppers
-    ), f"an error after {moves}"
+    for stepper in steppers:
+        assert isinstance(stepper.error, SessionUnavailable | None), moves
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_every_order_sends_one_kick_off_and_overlaps_no_session_creation(scene: object) -> None:
+def test_every_order_sends_one_kick_off_and_overlaps_no_session_creation(scene: Callable[[], Scene]) -> None:
     """Whatever the order of their effects, no two processes send two kick-offs or create two sessions at once."""
     ends = 0
     for moves, world, steppers in explore(scene):
@@ -81,19 +78,19 @@ def test_every_order_sends_one_kick_off_and_overlaps_no_session_creation(scene: 
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_every_order_with_a_crash_sends_at_most_one_kick_off(scene: object) -> None:
+def test_every_order_with_a_crash_sends_at_most_one_kick_off(scene: Callable[[], Scene]) -> None:
     """A process that dies between any two effects leaves nothing that makes another one send a second kick-off."""
     for moves, world, steppers in explore(scene, crashes=1):
         never_twice(moves, world, steppers)
 
 
 @pytest.mark.parametrize("scene", [two_refreshes, two_refreshes_over_a_session])
-def test_every_order_gives_winner_and_loser_the_same_refresh_id(scene: object) -> None:
+def test_every_order_gives_winner_and_loser_the_same_refresh_id(scene: Callable[[], Scene]) -> None:
     """One of two racing refreshes starts, and both receipts carry its refresh id, unless the loser would not wait."""
     for moves, world, steppers in explore(scene):
         receipts: list[Receipt] = [stepper.outcome for stepper in steppers]
-        assert 1 == len(world.kick_offs), moves
-        assert 1 == sum(receipt.kind is ReceiptKind.STARTED for receipt in receipts), moves
+        assert len(world.kick_offs) == 1, moves
+        assert sum(receipt.kind is ReceiptKind.STARTED for receipt in receipts) == 1, moves
         ids = {receipt.refresh_id for receipt in receipts if receipt.reason != "session_being_created"}
         assert {world.record().refresh_id} == ids, moves
 
@@ -124,8 +121,8 @@ def test_a_crash_between_claim_and_call_is_never_sent_again_and_times_out() -> N
     assert ReceiptKind.JOINED is joined.kind
     world.now = NOON + DEADLINE
     status = world.run(world.flows.status(ADA.key))
-    assert (State.STALE, "timed_out") == (status.state, status.failure.code)
-    assert [] == world.kick_offs
+    assert (status.state, status.failure.code) == (State.STALE, "timed_out")
+    assert world.kick_offs == []
 
 
 def test_a_crash_after_the_call_is_settled_by_asking() -> None:
@@ -137,7 +134,7 @@ def test_a_crash_after_the_call_is_settled_by_asking() -> None:
     world.now += 2 * SECOND
     status = world.run(world.flows.status(ADA.key, ADA))
     assert State.COMPLETE is status.state
-    assert [NOON] == world.kick_offs
+    assert world.kick_offs == [NOON]
 
 
 def test_a_claim_whose_commit_answer_was_lost_is_acted_on_once() -> None:
@@ -147,7 +144,7 @@ def test_a_claim_whose_commit_answer_was_lost_is_acted_on_once() -> None:
     kicking.step(lose_answer=True)
     assert isinstance(kicking.effect, StartRefresh)
     assert ReceiptKind.STARTED is kicking.run().kind
-    assert [NOON] == world.kick_offs
+    assert world.kick_offs == [NOON]
 
 
 def test_a_session_claim_whose_commit_answer_was_lost_is_acted_on() -> None:
@@ -157,11 +154,11 @@ def test_a_session_claim_whose_commit_answer_was_lost_is_acted_on() -> None:
     opening.step(lose_answer=True)
     assert isinstance(opening.effect, OpenSession)
     opening.run()
-    assert 1 == len(world.opened)
+    assert len(world.opened) == 1
 
 
 def test_a_late_answer_of_an_earlier_refresh_changes_nothing_and_is_noted() -> None:
-    """The answer to refresh 1's kick-off that arrives during refresh 2 is refused, kept for `explain`, and told (R3)."""
+    """The answer to refresh 1's kick-off that arrives during refresh 2 is refused, kept and told (R3)."""
     world = World()
     late = world.refresh().until(StartRefresh)
     late.begin()
@@ -173,8 +170,8 @@ def test_a_late_answer_of_an_earlier_refresh_changes_nothing_and_is_noted() -> N
     after = world.record()
     assert before._replace(refusal=after.refusal, fingerprint=after.fingerprint) == after
     assert second.refresh_id == after.refresh_id
-    assert ("refresh_accepted", ("same_refresh",)) == (after.refusal.event, after.refusal.guards)
-    assert ["refresh_accepted"] == [fact.details["refused"] for fact in world.told("event_refused")]
+    assert (after.refusal.event, after.refusal.guards) == ("refresh_accepted", ("same_refresh",))
+    assert [fact.details["refused"] for fact in world.told("event_refused")] == ["refresh_accepted"]
 
 
 def test_a_late_completion_of_an_earlier_refresh_does_not_complete_the_next_one() -> None:
@@ -203,7 +200,7 @@ def test_a_rejected_kick_off_is_stale_and_not_sent_again_in_its_window(code: str
     world.now = NOON + WINDOW - 1
     again = world.refresh().run()
     assert (ReceiptKind.DEFERRED, "window_closed", opens_at) == (again.kind, again.reason, again.retry_at)
-    assert [NOON] == world.kick_offs
+    assert world.kick_offs == [NOON]
     world.now += 1
     assert ReceiptKind.STARTED is world.refresh().run().kind
 
@@ -215,15 +212,15 @@ def test_a_kick_off_that_never_left_is_retried_under_a_new_id_with_growing_pause
     receipt = world.refresh().run()
     for _ in range(3):
         ids.append(receipt.refresh_id)
-        assert (ReceiptKind.DEFERRED, "never_sent") == (receipt.kind, receipt.reason)
+        assert (receipt.kind, receipt.reason) == (ReceiptKind.DEFERRED, "never_sent")
         step, delay = world.handed.pop()
         assert Refresh(ADA) == step
         delays.append(delay)
         world.now += int(delay * 1000)
         receipt = world.refresh().run()
-    assert [2.0, 4.0, 8.0] == delays
-    assert (ReceiptKind.STARTED, 4) == (receipt.kind, len({*ids, receipt.refresh_id}))
-    assert 1 == len(world.opened)
+    assert delays == [2.0, 4.0, 8.0]
+    assert (receipt.kind, len({*ids, receipt.refresh_id})) == (ReceiptKind.STARTED, 4)
+    assert len(world.opened) == 1
 
 
 def test_a_kick_off_that_never_left_is_not_retried_before_its_pause() -> None:
@@ -232,8 +229,8 @@ def test_a_kick_off_that_never_left_is_not_retried_before_its_pause() -> None:
     world.refresh().run()
     world.now += 2 * SECOND - 1
     receipt = world.refresh().run()
-    assert (ReceiptKind.DEFERRED, "backoff") == (receipt.kind, receipt.reason)
-    assert 1 == len(world.kick_offs)
+    assert (receipt.kind, receipt.reason) == (ReceiptKind.DEFERRED, "backoff")
+    assert len(world.kick_offs) == 1
 
 
 def test_retries_on_its_own_end_at_the_retry_limit() -> None:
@@ -243,10 +240,10 @@ def test_retries_on_its_own_end_at_the_retry_limit() -> None:
         world.refresh().run()
         world.now += int(world.handed.pop()[1] * 1000)
     world.refresh().run()
-    assert [] == world.handed
+    assert world.handed == []
     world.now += 5 * MINUTE
     world.refresh().run()
-    assert 6 == len(world.kick_offs)
+    assert len(world.kick_offs) == 6
 
 
 def test_a_retry_that_wakes_up_a_moment_early_is_not_lost() -> None:
@@ -269,7 +266,7 @@ def test_a_lost_answer_counts_as_sent_and_is_settled_by_the_status() -> None:
     world.now += SECOND
     world.run(world.flows.follow(ADA, receipt.refresh_id))
     assert State.COMPLETE is world.record().state
-    assert [NOON] == world.kick_offs
+    assert world.kick_offs == [NOON]
 
 
 def test_the_window_counts_from_the_answer() -> None:
@@ -279,11 +276,11 @@ def test_the_window_counts_from_the_answer() -> None:
     slow.begin()
     world.now += 15 * SECOND
     slow.run()
-    assert NOON + 15 * SECOND + WINDOW == world.record().window_opens_at
+    assert world.record().window_opens_at == NOON + 15 * SECOND + WINDOW
 
 
 def test_a_late_send_and_a_crash_do_not_bring_two_kick_offs_into_one_window() -> None:
-    """A claim is sent up to `decision_age` later; if its process then dies, the next one still keeps the distance (R1)."""
+    """A claim may be sent `decision_age` late; if its process then dies, the next one keeps the distance (R1)."""
     world = World()
     paused = world.refresh().until(StartRefresh)
     world.now += 4 * SECOND
@@ -300,12 +297,12 @@ def test_a_late_send_and_a_crash_do_not_bring_two_kick_offs_into_one_window() ->
 def test_an_answer_that_the_store_does_not_take_is_told_and_followed() -> None:
     """The store fails just after the kick-off: the claim stands, the receipt is honest, and following goes on."""
     world = World()
-    kicking = world.refresh().until(HandOver if False else StartRefresh)
+    kicking = world.refresh().until(StartRefresh)
     kicking.step()
     world.store_failures = 1
     receipt = kicking.run()
     assert ReceiptKind.STARTED is receipt.kind
-    assert 1 == len(world.told("answer_not_recorded"))
+    assert len(world.told("answer_not_recorded")) == 1
     assert [Follow(ADA, receipt.refresh_id)] == [step for step, _ in world.handed]
 
 
@@ -313,7 +310,7 @@ def test_a_worker_too_full_to_follow_is_told() -> None:
     """A refresh that nobody will follow is started all the same, and one fact says so."""
     world = World(worker_is_full=True)
     assert ReceiptKind.STARTED is world.refresh().run().kind
-    assert 1 == len(world.told("follow_dropped"))
+    assert len(world.told("follow_dropped")) == 1
 
 
 def test_a_refresh_within_its_window_is_fresh() -> None:
@@ -332,7 +329,7 @@ def test_somebody_without_an_mhv_account_costs_no_effect_at_all() -> None:
     """Not eligible: no store call, no session, no kick-off, no fact (R8)."""
     world = World()
     assert Receipt(kind=ReceiptKind.NOT_ELIGIBLE) == world.refresh(GUEST).run()
-    assert (0, [], [], []) == (world.trips, world.opened, world.kick_offs, world.facts)
+    assert (world.trips, world.opened, world.kick_offs, world.facts) == (0, [], [], [])
 
 
 def test_what_the_login_saw_saves_a_load() -> None:
@@ -354,7 +351,7 @@ def test_what_the_login_saw_is_not_believed_once_it_has_aged() -> None:
         receipt.reason,
         receipt.refresh_id,
     )
-    assert 1 == len(world.kick_offs)
+    assert len(world.kick_offs) == 1
 
 
 def test_a_token_that_is_over_by_the_stores_clock_raises_nothing() -> None:
@@ -362,7 +359,7 @@ def test_a_token_that_is_over_by_the_stores_clock_raises_nothing() -> None:
     world = World(sessions=deque([SessionOpened(token_until(NOON - 1))]))
     receipt = world.refresh().run()
     assert ReceiptKind.DEFERRED is receipt.kind
-    assert [] == world.kick_offs
+    assert world.kick_offs == []
 
 
 def test_a_step_that_fails_because_the_store_does_is_tried_again_a_bounded_number_of_times() -> None:
@@ -374,8 +371,8 @@ def test_a_step_that_fails_because_the_store_does_is_tried_again_a_bounded_numbe
         step, delay = world.handed.pop()
         delays.append(delay)
         world.run(world.flows.step(step))
-    assert [2.0, 4.0, 8.0, 16.0, 32.0] == delays
-    assert [True] * 5 + [False] == [fact.details["again"] for fact in world.told("step_failed")]
+    assert delays == [2.0, 4.0, 8.0, 16.0, 32.0]
+    assert [fact.details["again"] for fact in world.told("step_failed")] == [True] * 5 + [False]
 
 
 def test_a_retry_after_a_logout_opens_no_session_for_who_has_left() -> None:
@@ -386,7 +383,4 @@ def test_a_retry_after_a_logout_opens_no_session_for_who_has_left() -> None:
     world.run(world.flows.logout(ADA.key))
     world.now += int(delay * 1000)
     world.run(world.flows.step(step))
-    assert 1 == len(world.opened)
-
-
-assert (CouldNotAsk, Load, Phase, StatusReport, DONE, GOING_ON, HOUR)
+    assert len(world.opened) == 1

@@ -51,5 +51,5 @@ class LoginGate:
             raise GateTimeout from error
 
     def close(self) -> None:
-        """Waits for nothing: whatever is still stuck ends by its own time-outs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Wait for what still goes on, so that a slow login is handed over; it ends by the store's own time-outs."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

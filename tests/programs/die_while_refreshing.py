@@ -1,0 +1,40 @@
+"""Refreshes `ada` and kills itself with SIGKILL at the moment that its argument names."""
+
+import os
+import signal
+import sys
+
+from phr_refresh import Patient, PhrRefresh, open_store
+from phr_refresh.adapters.settings import MhvSettings
+from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.workers.inline import InlineWorker
+
+
+class DyingUpstream(MhvUpstream):
+    """Dies in the middle of a call."""
+
+    def open_session(self, patient):
+        """Opens a session, unless this is the moment to die."""
+        die_at("before the session call")
+        return super().open_session(patient)
+
+    def start_refresh(self, patient):
+        """Sends the kick-off, unless this is the moment to die; or dies with the answer in hand."""
+        die_at("before the kick-off")
+        answer = super().start_refresh(patient)
+        die_at("after the kick-off")
+        return answer
+
+
+def die_at(moment):
+    """Die if this is the moment."""
+    if sys.argv[1] == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+phr = PhrRefresh(
+    store=open_store(os.environ["PHR_REFRESH_STORE"]),
+    upstream=DyingUpstream(MhvSettings.from_env()),
+    worker=InlineWorker(),
+)
+phr.refresh(Patient("ada", "1012345678V123456", "12345"))

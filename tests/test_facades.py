@@ -1,0 +1,144 @@
+"""Both public faces run a whole visit over real HTTP, on every store."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+from phr_refresh import (
+    AsyncPhrRefresh,
+    ConfigurationError,
+    NotEligible,
+    Patient,
+    PhrRefresh,
+    Policy,
+    SessionUnavailable,
+    State,
+    Status,
+    open_async_store,
+    open_store,
+)
+from phr_refresh.adapters.settings import MhvSettings
+from phr_refresh.adapters.simulator import Fault, Simulator
+from phr_refresh.adapters.threaded_upstream import ThreadedUpstream
+from phr_refresh.adapters.upstream import MhvUpstream
+
+ADA = Patient("ada", "1012345678V123456", "12345")
+OUTSIDER = Patient("eve", "1012345679V123456")
+FAST = Policy(poll_interval=timedelta(milliseconds=20), login_budget=timedelta(seconds=5))
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """The upstream, fifty times as fast as recorded."""
+    with Simulator(speed=50) as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(simulator: Simulator) -> MhvUpstream:
+    """The adapter to the simulator."""
+    return MhvUpstream(
+        MhvSettings(
+            base_url=simulator.url,
+            app_token=simulator.app_token,
+            authorization_key=simulator.authorization_key,
+        )
+    )
+
+
+def followed(phr: PhrRefresh) -> Status:
+    """ADA's status once her refresh has ended."""
+    while (status := phr.status(ADA)).state not in (State.COMPLETE, State.STALE):
+        pass
+    return status
+
+
+def test_a_visit(backend, simulator: Simulator, upstream: MhvUpstream) -> None:
+    """Login, refresh, status, session, logout and a second login: one refresh, one session for each login."""
+    with PhrRefresh(store=backend.open(), upstream=upstream, policy=FAST) as phr:
+        assert "handed_over" == phr.login(ADA).kind
+        status = followed(phr)
+        assert State.COMPLETE == status.state
+        assert not status.partial
+        assert "fresh" == phr.login(ADA).kind
+        assert phr.session(ADA).reveal() == phr.session(ADA).reveal()
+        phr.logout(ADA)
+        assert State.NO_SESSION == phr.status("ada").state
+        assert ("fresh", status.refresh_id) == (phr.refresh(ADA).kind, phr.refresh(ADA).refresh_id)
+        assert State.COMPLETE == phr.explain(ADA).state
+        assert 0 == phr.sweep().due
+    totals = simulator.calls()["totals"]
+    assert (2, 1) == (totals["login"], totals["refresh"])
+
+
+def test_an_asynchronous_visit(backend, simulator: Simulator, upstream: MhvUpstream, runner: asyncio.Runner) -> None:
+    """The same visit with await."""
+
+    async def visit() -> None:
+        async with AsyncPhrRefresh(store=backend.open_async(), upstream=ThreadedUpstream(upstream), policy=FAST) as phr:
+            assert "handed_over" == (await phr.login(ADA)).kind
+            while (status := await phr.status(ADA)).state not in (State.COMPLETE, State.STALE):
+                await asyncio.sleep(0)
+            assert State.COMPLETE == status.state
+            assert "fresh" == (await phr.login(ADA)).kind
+            tokens = await asyncio.gather(*(phr.session(ADA) for _ in range(5)))
+            assert 1 == len({token.reveal() for token in tokens})
+            await phr.logout(ADA)
+            receipts = await asyncio.gather(*(phr.refresh(ADA) for _ in range(5)))
+            assert {("fresh", status.refresh_id)} == {(receipt.kind, receipt.refresh_id) for receipt in receipts}
+            assert State.COMPLETE == (await phr.explain(ADA)).state
+            assert 0 == (await phr.sweep()).due
+
+    runner.run(visit())
+    totals = simulator.calls()["totals"]
+    assert (2, 1, 0) == (totals["login"], totals["refresh"], simulator.calls()["simultaneous_logins"])
+
+
+def test_a_cancelled_waiter_harms_nobody(simulator: Simulator, upstream: MhvUpstream, runner: asyncio.Runner) -> None:
+    """Of two requests for one session the one that creates it is cancelled; the other gets that very session."""
+    simulator.script(Fault("login", "latency", seconds=0.2, times=1))
+
+    async def visit() -> str:
+        async with AsyncPhrRefresh(
+            store=open_async_store("memory://"), upstream=ThreadedUpstream(upstream), policy=FAST
+        ) as phr:
+            first = asyncio.create_task(phr.session(ADA))
+            while not simulator.calls()["totals"]["login"]:
+                await asyncio.sleep(0)
+            second = asyncio.create_task(phr.session(ADA))
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            return (await second).subject_id
+
+    assert runner.run(visit())
+    assert (1, 0) == (simulator.calls()["totals"]["login"], simulator.calls()["simultaneous_logins"])
+
+
+def test_nobody_without_an_account_gets_a_session(upstream: MhvUpstream, simulator: Simulator) -> None:
+    """Somebody without an MHV account is not eligible anywhere, and no call is made for them."""
+    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream)) as phr:
+        assert ["not_eligible"] * 2 == [phr.login(OUTSIDER).kind, phr.refresh(OUTSIDER).kind]
+        assert not phr.status(OUTSIDER).eligible
+        with pytest.raises(NotEligible):
+            phr.session(OUTSIDER)
+    assert {"login": 0, "refresh": 0, "status": 0, "fhir": 0} == simulator.calls()["totals"]
+
+
+def test_an_upstream_that_cannot_open_a_session_is_said(upstream: MhvUpstream, simulator: Simulator) -> None:
+    """`session` raises with the reason and the time of the next try, and does not call again before it."""
+    simulator.script(Fault("login", "http_error", status=500))
+    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream)) as phr:
+        for _ in range(2):
+            with pytest.raises(SessionUnavailable, match=r"no upstream session \(http_500\); try again after 20"):
+                phr.session(ADA)
+        assert ("deferred", "backoff") == (phr.login(ADA).kind, phr.login(ADA).reason)
+    assert 1 == simulator.calls()["totals"]["login"]
+
+
+def test_a_claim_shorter_than_the_call_is_refused(upstream: MhvUpstream) -> None:
+    """A policy whose claim on creating a session could lapse under its holder is a configuration error."""
+    with pytest.raises(ConfigurationError, match=r"Policy.session_claim: a session call can take .* make it longer"):
+        PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=Policy(session_claim=timedelta(seconds=1)))
