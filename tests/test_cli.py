@@ -65,7 +65,7 @@ def test_every_command_helps_with_an_example(cli: CommandLine, command: str) -> 
 
 
 def test_a_login_runs_to_the_end_and_is_remembered(cli: CommandLine, simulator: Simulator) -> None:
-    """`login --follow` ends complete; afterwards `status`, `explain`, `sweep` tell so, and another login starts nothing."""
+    """`login --follow` ends complete; `status`, `explain` and `sweep` tell so, and another login starts nothing."""
     code, out, _ = cli("login", "ada", "--follow")
     assert 0 == code
     assert ["started", "complete"] == [line.split()[0] for line in out.splitlines() if line[0] != " "][:3:2]

@@ -92,7 +92,7 @@ def test_twenty_processes_start_each_refresh_once(simulator: Simulator, url: str
 
 
 def test_death_before_the_kick_off_ends_stale_at_the_deadline(simulator: Simulator, tmp_path: Path) -> None:
-    """A process that dies between its claim and its call leaves a refresh that is never sent, and times out by itself."""
+    """A process that dies between claim and call leaves a refresh that is never sent, and times out by itself."""
     store_url = f"sqlite:///{tmp_path / 'store.db'}"
 
     assert -9 == die("before the kick-off", simulator, store_url)
@@ -134,7 +134,7 @@ def test_a_dead_session_creator_holds_nobody_up_for_long(simulator: Simulator, t
 
 
 def test_a_forked_child_logs_in(simulator: Simulator, tmp_path: Path) -> None:
-    """A process that was forked after PhrRefresh was made, as servers that preload do, logs patients in as its parent."""
+    """A process forked after PhrRefresh was made, as servers that preload do, logs patients in as its parent does."""
     store_url = f"sqlite:///{tmp_path / 'store.db'}"
     program = (
         "import os\n"
