@@ -130,7 +130,8 @@ class AsyncPhrRefresh:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
         dropped = await self._worker.close()
         if dropped:
-            self._tell("worker_closed", dropped=dropped)
+            # No warning: what is dropped waits for its time, and readers of the status take over.
+            tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
         for future in tuple(self._going_on):
             future.cancel()
         await self._upstream.close()

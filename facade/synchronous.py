@@ -129,7 +129,8 @@ class PhrRefresh:
         self._gate.close()
         dropped = self._worker.close()
         if dropped:
-            self._tell("worker_closed", dropped=dropped)
+            # No warning: what is dropped waits for its time, and readers of the status take over.
+            tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
         self._upstream.close()
         self._store.close()
 

@@ -1,0 +1,128 @@
+"""Durations and rules: what is accepted, and the intervals and pauses that follow."""
+
+from dataclasses import FrozenInstanceError, fields
+from datetime import timedelta
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.policy import Policy, as_datetime, milliseconds
+
+DURATIONS = [field.name for field in fields(Policy) if field.name not in ("poll_growth", "retry_limit")]
+MINUTES = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(
+    "value", [timedelta(0), timedelta(seconds=-1), timedelta(microseconds=999), -timedelta.resolution]
+)
+def test_a_duration_below_a_millisecond_is_rejected(name: str, value: timedelta) -> None:
+    """Zero, negative, or too short to count: the message names the field and says what to give."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(**{name: value})
+    assert f"Policy.{name}: it is not a positive duration; give at least 1 millisecond." == str(raised.value)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("value", [60, 1.5, "60", None, True])
+def test_a_duration_without_unit_is_rejected(name: str, value: object) -> None:
+    """A bare number could be anything."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(**{name: value})
+    assert f"Policy.{name}: it is not a timedelta; give a datetime.timedelta." == str(raised.value)
+
+
+def test_a_deadline_longer_than_the_window_is_rejected() -> None:
+    """A refresh cannot run on into the next window."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(refresh_window=MINUTES, refresh_deadline=MINUTES + timedelta(milliseconds=1))
+    assert "Policy.refresh_deadline: it is longer than refresh_window; give a shorter one." == str(raised.value)
+    assert MINUTES == Policy(refresh_window=MINUTES, refresh_deadline=MINUTES).refresh_deadline
+
+
+@pytest.mark.parametrize(("name", "value"), [("poll_growth", -0.1), ("retry_limit", -1), ("poll_growth", -inf)])
+def test_a_negative_number_is_rejected(name: str, value: float) -> None:
+    """Growth and limit are 0 or more."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(**{name: value})
+    assert f"Policy.{name}: it is negative; give 0 or more." == str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("poll_growth", nan), ("poll_growth", inf), ("poll_growth", "0.1"),
+                                             ("retry_limit", None), ("retry_limit", 1.5), ("poll_growth", None)])  # fmt: skip
+def test_what_is_no_number_is_rejected(name: str, value: object) -> None:
+    """A number that no arithmetic survives is found when it is set, not in the first poll."""
+    with pytest.raises(ConfigurationError):
+        Policy(**{name: value})
+
+
+def test_a_policy_is_frozen() -> None:
+    """All processes go by the same policy for as long as they live."""
+    with pytest.raises(FrozenInstanceError):
+        Policy().retry_limit = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("running", "interval"),
+    [
+        (-1, 1000),
+        (0, 1000),
+        (1, 1000),
+        (20, 1001),
+        (60_000, 4000),
+        (580_000, 30_000),
+        (580_001, 30_000),
+        (10**12, 30_000),
+    ],
+)
+def test_the_interval_grows_with_the_time_spent(running: int, interval: int) -> None:
+    """One second, plus 5 % of the time already spent, up to the cap; never less than the first."""
+    assert interval == Policy().poll_interval_after(running)
+
+
+def test_an_interval_above_its_cap_stays() -> None:
+    """No two polls are closer than `poll_interval`, even where the cap is lower (R6)."""
+    policy = Policy(poll_interval=MINUTES, poll_interval_max=timedelta(seconds=1))
+    assert [60_000, 60_000] == [policy.poll_interval_after(running) for running in (0, 10**9)]
+
+
+def test_no_growth_keeps_the_interval() -> None:
+    """`poll_growth=0` asks at an even pace."""
+    assert 1000 == Policy(poll_growth=0).poll_interval_after(10**9)
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**10))
+def test_the_interval_never_shrinks(one: int, other: int) -> None:
+    """Later polls are never closer than earlier ones."""
+    earlier, later = sorted((one, other))
+    assert Policy().poll_interval_after(earlier) <= Policy().poll_interval_after(later)
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause"),
+    [(1, 2000), (2, 4000), (7, 128_000), (8, 256_000), (9, 300_000), (22, 300_000), (10**9, 300_000)],
+)
+def test_the_pause_doubles_up_to_its_cap(failures: int, pause: int) -> None:
+    """2, 4, 8 ... seconds, at most 5 minutes, without overflow."""
+    assert pause == Policy().backoff_after(failures)
+
+
+def test_a_pause_above_its_cap_is_the_cap() -> None:
+    """The cap wins over a first pause that is longer."""
+    assert 1000 == Policy(retry_backoff=MINUTES, retry_backoff_max=timedelta(seconds=1)).backoff_after(1)
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [(timedelta(seconds=1.5), 1500), (timedelta(microseconds=1999), 1), (timedelta(days=1), 86_400_000)],
+)
+def test_milliseconds_are_whole(duration: timedelta, expected: int) -> None:
+    """Rounded down."""
+    assert expected == milliseconds(duration)
+
+
+def test_an_instant_is_aware() -> None:
+    """UTC, to the millisecond."""
+    assert "2030-01-01T12:00:00.123000+00:00" == as_datetime(1_893_499_200_123).isoformat()
