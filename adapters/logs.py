@@ -41,8 +41,9 @@ class LogObserver:
             values |= {"from_state": fact.source, "to_state": fact.target}
         for name, value in fact.details.items():
             values[name] = redact(value) if isinstance(value, str) else value
-        level = logging.WARNING if fact.is_warning else logging.INFO
-        _logger().log(level, PREFIX + fact.name, **values)
+        logger = _logger()
+        # Not `log(level, ...)`: not every logger that a host may configure has it.
+        (logger.warning if fact.is_warning else logger.info)(PREFIX + fact.name, **values)
 
 
 def _logger() -> Any:

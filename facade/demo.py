@@ -112,6 +112,8 @@ class Demo:
             phr = stack.enter_context(PhrRefresh(store=open_store(url), upstream=upstream, tap=self._recorder.tap))
             self._prepare(phr, simulator)
             self._recorder.happenings.clear()
+            for visit in self._visits:
+                self._watch(visit)
             self._all_at_once(lambda visit: self._visit(phr, visit))
             before = simulator.calls()
             self._all_at_once(lambda visit: self._come_again(phr, upstream, visit))

@@ -10,13 +10,12 @@ from phr_refresh.statemachine.outcomes import Status
 from phr_refresh.statemachine.record import State
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from .demo import DemoResult, Visit, Watch
 
 _COLOURS = {State.COMPLETE: "green", State.STALE: "yellow", State.REFRESHING: "cyan"}
-_MARKS = {ExtractState.CURRENT: "[green]✓[/]", ExtractState.FAILED: "[red]✗[/]", ExtractState.IN_PROGRESS: "…"}
 _WORDS = {ExtractState.CURRENT: "", ExtractState.FAILED: " failed", ExtractState.IN_PROGRESS: " ..."}
 
 
@@ -35,10 +34,10 @@ def watcher(console: Console, *, quiet: bool) -> Iterator[Watch]:
 class _Bars:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=16),
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[seconds]:>4.1f} s"),
             TextColumn("{task.fields[extracts]}"),
             console=console,
         )
@@ -56,7 +55,9 @@ class _Bars:
         status = visit.status
         with self._lock:
             if visit.name not in self._tasks:
-                self._tasks[visit.name] = self._progress.add_task(visit.name, total=1, state="", extracts="")
+                self._tasks[visit.name] = self._progress.add_task(
+                    visit.name, total=1, state="", seconds=0.0, extracts=""
+                )
             if status is None:
                 return
             done, total = _progress(status)
@@ -65,8 +66,9 @@ class _Bars:
                 self._tasks[visit.name],
                 completed=done,
                 total=total,
-                state=f"[{colour}]{_state(status):<20}[/]",
-                extracts=" ".join(f"{item.name} {_MARKS[item.state]}" for item in status.extracts) or visit.role,
+                state=f"[{colour}]{_state(status):<17}[/]",
+                seconds=visit.seconds,
+                extracts=_extracts(status) or visit.role,
             )
 
 
@@ -92,6 +94,14 @@ def _state(status: Status) -> str:
     if not status.eligible:
         return "not eligible"
     return f"{status.state.label}, in part" if status.partial else status.state.label
+
+
+def _extracts(status: Status) -> str:
+    """The extracts that are not current yet, by what they are."""
+    waiting = [item.name for item in status.extracts if item.state is ExtractState.IN_PROGRESS]
+    failed = [item.name for item in status.extracts if item.state is ExtractState.FAILED]
+    words = [f"waiting for {', '.join(waiting)}"] if waiting else []
+    return "; ".join([*words, *(f"[red]{name} failed[/]" for name in failed)])
 
 
 def _progress(status: Status) -> tuple[int, int]:

@@ -241,6 +241,8 @@ class Refresh:
 
     patient: Patient
     seen: Loaded | None = field(default=None, compare=False, repr=False)
+    #: How many logouts the record counted when the login asked for this; one more makes it void. None: as it finds it.
+    logouts: int | None = field(default=None, compare=False)
     #: How often it failed because the store did.
     tries: int = 0
 

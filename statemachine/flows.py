@@ -31,7 +31,7 @@ from .effects import (
 from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreError
 from .events import Event, EventName
 from .following import Following
-from .opening import Advance, Opening
+from .opening import Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
 from .policy import Policy, milliseconds
@@ -62,26 +62,30 @@ class Flows:
         receipt = standing_receipt(draft.record, draft.now, ReceiptKind.IN_PROGRESS)
         if receipt is not None:
             return receipt
-        if (yield HandOver(Refresh(patient, loaded))):
+        if (yield HandOver(Refresh(patient, loaded, _logouts(loaded)))):
             return receipt_of(ReceiptKind.HANDED_OVER, draft.record)
         yield from tell("login_deferred", patient.key, reason="worker_full")
         return receipt_of(ReceiptKind.DEFERRED, draft.record, reason="worker_full")
 
-    def refresh(self, patient: Patient, *, seen: Loaded | None = None, wait: bool = True) -> Flow[Receipt]:
+    def refresh(
+        self, patient: Patient, *, seen: Loaded | None = None, logouts: int | None = None, wait: bool = True
+    ) -> Flow[Receipt]:
         """Start the refresh of this window unless that was done; what the worker runs.
 
-        While another process creates the patient's session, `wait` says whether to wait for it, or to hand this
-        step over again. `seen` is what the login loaded: it saves a load, and is not believed if it has aged.
+        While another process creates the patient's session, `wait` says whether to wait for it, or to hand this step
+        over again. `seen` is what the login loaded: it saves a load, and the store refuses a commit on it if it has
+        aged. `logouts` is how many the login saw: after another one, nothing is started.
         """
         if not patient.is_member:
             return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
         refresh_id = self.new_id()
         loaded = seen or (yield from load(patient.key))
-        advance = yield from self._opening(patient, refresh_id).advance(loaded, wait=wait)
+        step = Refresh(patient, logouts=_logouts(loaded) if logouts is None else logouts)
+        advance = yield from self._opening(step, refresh_id).advance(loaded, wait=wait)
         if advance.receipt is not None:
-            yield from self._try_again(patient, advance, wait=wait)
+            yield from self._try_again(step, advance.again_in)
             return advance.receipt
-        return (yield from self._kick_off(patient, advance.loaded, refresh_id))
+        return (yield from self._kick_off(step, advance.loaded, refresh_id))
 
     def follow(self, patient: Patient, refresh_id: str) -> Flow[Status]:
         """One step of following a refresh: ask once if it is time to, and hand over the next step."""
@@ -118,21 +122,22 @@ class Flows:
                 # The store has evicted it, or no key opens it any more: as good as expired.
                 yield from tell("token_missing", patient.key)
                 loaded = Loaded(record._replace(session_expires_at=loaded.now), loaded.version, loaded.now)
-            advance = yield from self._opening(patient, None).advance(loaded, wait=True)
+            advance = yield from self._opening(Refresh(patient, logouts=_logouts(loaded)), None).advance(
+                loaded, wait=True
+            )
             if advance.receipt is not None:
                 raise SessionUnavailable(advance.receipt.reason or "unknown", advance.receipt.retry_at)
             if advance.token is not None:
                 if advance.loaded.record is not None and advance.loaded.record.state is State.SESSION_CREATED:
-                    yield HandOver(Refresh(patient))
+                    yield HandOver(Refresh(patient, logouts=_logouts(loaded)))
                 return advance.token
 
     def logout(self, key: UserKey) -> Flow[None]:
         """End the session and drop its token. The window stays: logging in again starts no second refresh."""
         loaded = yield from load(key)
-        while loaded.record is not None:
+        while True:
+            # Committed even where there is nothing to end: a refresh may be waiting in a worker.
             draft = Draft(key, loaded, self.policy)
-            if draft.record.state is State.NO_SESSION and draft.record.opening_id is None and not draft.changed:
-                return
             draft.take(Event(name=EventName.SESSION_ENDED, at=draft.now))
             draft.drop_token()
             result = yield from commit(draft)
@@ -168,7 +173,7 @@ class Flows:
         """Run one step that was handed over. A store that fails is tried again later, a bounded number of times."""
         try:
             if isinstance(step, Refresh):
-                yield from self.refresh(step.patient, seen=step.seen, wait=False)
+                yield from self.refresh(step.patient, seen=step.seen, logouts=step.logouts, wait=False)
             else:
                 yield from self.follow(step.patient, step.refresh_id)
         except StoreError as error:
@@ -178,16 +183,17 @@ class Flows:
 
     # Their parts.
 
-    def _opening(self, patient: Patient, refresh_id: str | None) -> Opening:
-        return Opening(patient, self.policy, opening_id=self.new_id(), refresh_id=refresh_id)
+    def _opening(self, step: Refresh, refresh_id: str | None) -> Opening:
+        return Opening(step, self.policy, opening_id=self.new_id(), refresh_id=refresh_id)
 
-    def _try_again(self, patient: Patient, advance: Advance, *, wait: bool) -> Flow[None]:
-        """Hand over the step again where its failure can pass by itself."""
-        if advance.again_in is not None and not (yield HandOver(Refresh(patient), advance.again_in / 1000)):
-            yield from tell("retry_dropped", patient.key, reason="worker_full")
+    def _try_again(self, step: Refresh, again_in: int | None) -> Flow[None]:
+        """Hand over the step again, in so many milliseconds, where its failure can pass by itself."""
+        if again_in is not None and not (yield HandOver(step, again_in / 1000)):
+            yield from tell("retry_dropped", step.patient.key, reason="worker_full")
 
-    def _kick_off(self, patient: Patient, claimed: Loaded, refresh_id: str) -> Flow[Receipt]:
+    def _kick_off(self, step: Refresh, claimed: Loaded, refresh_id: str) -> Flow[Receipt]:
         """Send the one call that this claim allows, record its answer, and see to what comes next."""
+        patient = step.patient
         answer: KickOffAnswer = yield StartRefresh(patient)
         event = self._event_of(answer, refresh_id, claimed)
         standing = Loaded(claimed.record, claimed.version, answer.at)
@@ -206,7 +212,7 @@ class Flows:
             case NeverSent():
                 again_in = max(event.retry_at - standing.now, 0) if record.failures < self.policy.retry_limit else None
                 receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=event.retry_at)
-                yield from self._try_again(patient, Advance(standing, receipt=receipt, again_in=again_in), wait=False)
+                yield from self._try_again(step, again_in)
                 return receipt
             case Rejected(reason):
                 opens_at = record.window_opens_at
@@ -253,7 +259,11 @@ class Flows:
                 assert_never(answer)
 
 
+def _logouts(loaded: Loaded) -> int:
+    return loaded.record.logouts if loaded.record else 0
+
+
 def _tried(step: Step) -> Step:
     if isinstance(step, Refresh):
-        return Refresh(step.patient, tries=step.tries + 1)
+        return Refresh(step.patient, logouts=step.logouts, tries=step.tries + 1)
     return Follow(step.patient, step.refresh_id, step.tries + 1)

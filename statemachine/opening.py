@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from .draft import Draft, Flow, commit, load, tell
-from .effects import Conflict, Loaded, OpenSession, Pause, SessionFailed, SessionOpened, SessionToken
+from .effects import Conflict, Loaded, OpenSession, Pause, Refresh, SessionFailed, SessionOpened, SessionToken
 from .events import Event, EventName
 from .outcomes import Receipt, ReceiptKind
-from .patient import Patient
 from .policy import Policy, milliseconds
 from .record import Failure, RefreshRecord, State, cancelled
 from .views import receipt_of, standing_receipt
@@ -28,10 +27,11 @@ class Advance:
 class Opening:
     """One attempt, under one `opening_id`. `refresh_id` None: only a session is wanted."""
 
-    __slots__ = ("opening_id", "patient", "policy", "refresh_id", "waited")
+    __slots__ = ("logouts", "opening_id", "patient", "policy", "refresh_id", "waited")
 
-    def __init__(self, patient: Patient, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
-        self.patient = patient
+    def __init__(self, step: Refresh, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
+        self.patient = step.patient
+        self.logouts = step.logouts or 0
         self.policy = policy
         self.opening_id = opening_id
         self.refresh_id = refresh_id
@@ -49,7 +49,7 @@ class Opening:
                 # Also where the commit's answer was lost: nobody else can have used this id.
                 return Advance(loaded)
             # A token in hand is committed first, whatever else has happened.
-            ended = self._ended(draft, loaded) if token is None else None
+            ended = self._ended(draft, loaded, wait=wait) if token is None else None
             if ended is not None:
                 return ended
             if token is None and not draft.record.has_session(draft.now):
@@ -67,17 +67,23 @@ class Opening:
                 continue
             loaded = result.current
             if token is not None and not self._is_ours(loaded.record):
-                if loaded.record is not None and loaded.record.opening_id == cancelled(self.opening_id):
+                if self._is_cancelled(loaded.record):
                     return (yield from self._give_back(loaded))
                 # Our claim lapsed and another went on: its session counts, ours is dropped unseen.
                 token = None
 
-    def _ended(self, draft: Draft, loaded: Loaded) -> Advance | None:
+    def _ended(self, draft: Draft, loaded: Loaded, *, wait: bool) -> Advance | None:
         record = draft.record
+        if record.logouts > self.logouts:
+            return Advance(loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))
         if self.refresh_id is None:
             return Advance(loaded) if record.has_session(draft.now) else self._backoff(draft, loaded)
         receipt = standing_receipt(record, draft.now, ReceiptKind.JOINED)
-        return None if receipt is None else Advance(loaded, receipt=receipt)
+        if receipt is None:
+            return None
+        # A worker that wakes up a moment before the pause is over must not lose the step.
+        early = not wait and receipt.reason == "backoff" and record.failures < self.policy.retry_limit
+        return Advance(loaded, receipt=receipt, again_in=record.retry_at - draft.now if early else None)
 
     def _backoff(self, draft: Draft, loaded: Loaded) -> Advance | None:
         record = draft.record
@@ -94,14 +100,16 @@ class Opening:
             draft.put_token(token)
         record = draft.record
         may_claim = record.state in (State.SESSION_CREATED, State.STALE) and record.window_is_open(draft.now)
-        if self.refresh_id is not None and may_claim and draft.now >= record.retry_at:
+        if self.refresh_id is not None and may_claim and draft.now >= record.retry_at and record.has_session(draft.now):
             draft.take(
                 Event(
                     name=EventName.REFRESH_CLAIMED,
                     at=draft.now,
                     refresh_id=self.refresh_id,
                     deadline_at=draft.now + milliseconds(self.policy.refresh_deadline),
-                    window_opens_at=draft.now + milliseconds(self.policy.refresh_window),
+                    window_opens_at=draft.now
+                    + milliseconds(self.policy.refresh_window)
+                    + milliseconds(self.policy.unanswered_margin),
                     next_poll_at=draft.now + milliseconds(self.policy.poll_interval),
                 )
             )
@@ -109,26 +117,28 @@ class Opening:
     def _is_ours(self, record: RefreshRecord | None) -> bool:
         return record is not None and record.opening_id == self.opening_id
 
+    def _is_cancelled(self, record: RefreshRecord | None) -> bool:
+        return record is not None and record.opening_id == cancelled(self.opening_id)
+
     def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
         """Claim the creation of the session and create it; or wait for who has claimed it (rule R2)."""
         record = draft.record
         if not self._is_ours(record):
             if record.opening_id is not None and draft.now < record.opening_until:
                 return (yield from self._wait(draft, wait=wait))
-            draft.note(
-                "session_claim",
-                opening_id=self.opening_id,
-                opening_until=draft.now + milliseconds(self.policy.session_claim),
-            )
+            lasts = milliseconds(self.policy.session_claim) + 2 * milliseconds(self.policy.decision_age)
+            draft.note("session_claim", opening_id=self.opening_id, opening_until=draft.now + lasts)
             result = yield from commit(draft)
             if isinstance(result, Conflict):
                 return Advance(result.current)
             draft = Draft(self.patient.key, result, self.policy)
         answer: SessionOpened | SessionFailed = yield OpenSession(self.patient)
         standing = Loaded(draft.record, draft.version, answer.at)
-        if isinstance(answer, SessionOpened):
-            return Advance(standing, answer.token)
-        return (yield from self._failed(standing, answer))
+        if isinstance(answer, SessionFailed):
+            return (yield from self._failed(standing, answer))
+        if answer.token.expires_at <= answer.at:
+            return (yield from self._failed(standing, SessionFailed("token_expired", answer.at)))
+        return Advance(standing, answer.token)
 
     def _wait(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
         interval = milliseconds(self.policy.session_wait_interval)
@@ -167,12 +177,14 @@ class Opening:
             if isinstance(result, Loaded):
                 return Advance(result, receipt=receipt, again_in=again_in)
             standing = result.current
+            if self._is_cancelled(standing.record):
+                return (yield from self._give_back(standing))
             if not self._is_ours(standing.record):
                 return Advance(standing, receipt=receipt, again_in=again_in)
 
     def _give_back(self, loaded: Loaded) -> Flow[Advance]:
         """The patient logged out while the session was being created: nobody gets it, the claim is cleared."""
-        while loaded.record is not None and loaded.record.opening_id == cancelled(self.opening_id):
+        while self._is_cancelled(loaded.record):
             draft = Draft(self.patient.key, loaded, self.policy)
             draft.note("session_claim_cleared", opening_id=None, opening_until=0)
             result = yield from commit(draft)

@@ -37,6 +37,9 @@ class Policy:
 
     #: At most one kick-off per patient in this time (rule R1; "any given 60-minute period" in the source document).
     refresh_window: timedelta = timedelta(minutes=60)
+    #: The window counts from the answer to the kick-off. Where there is none, because the process died, it counts from
+    #: the claim, and this is added: by then the call has arrived if it ever will.
+    unanswered_margin: timedelta = timedelta(seconds=60)
     #: A refresh that has not ended by then counts as timed out. The portal promises up to 2 minutes for a first one.
     refresh_deadline: timedelta = timedelta(minutes=5)
     #: The login hook never takes longer than this (rule R5).
@@ -51,7 +54,8 @@ class Policy:
     #: How often a refresh that timed out is still asked about, when somebody reads its status.
     late_poll_interval: timedelta = timedelta(seconds=30)
 
-    #: The claim on creating a session lapses after this: longer than the session call can take, or R2 is at risk.
+    #: Longer than a session call can take, or R2 is at risk: the claim on creating a session lapses by itself after
+    #: this, and after the two `decision_age` by which claim and call may be late.
     session_claim: timedelta = timedelta(seconds=40)
     #: How often, and how long at most, a caller waits for a session that somebody else is creating.
     session_wait_interval: timedelta = timedelta(milliseconds=100)

@@ -77,6 +77,8 @@ class RefreshRecord(NamedTuple):
     #: Who is creating a session, and when their claim on it lapses by itself (rule R2).
     opening_id: str | None = None
     opening_until: Instant = 0
+    #: How often the patient has logged out: a step that a login asked for before the last time is void.
+    logouts: int = 0
 
     #: The last refresh that was claimed. Its id is the fence: an answer that carries another one is refused.
     refresh_id: str | None = None
@@ -153,6 +155,7 @@ def encode(record: RefreshRecord) -> bytes:
     fields: dict[str, Any] = {
         "x": relative(record.session_expires_at),
         "o": [record.opening_id, record.opening_until - base] if record.opening_id else None,
+        "h": record.logouts or None,
         "n": record.failures or None,
         "r": relative(record.retry_at or None),
         "q": failure(record.session_failure),
@@ -192,7 +195,7 @@ def decode(stored: bytes) -> RefreshRecord:
         )
     try:
         return _read(raw)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         raise _corrupt() from None
 
 
@@ -218,6 +221,7 @@ def _read(raw: dict[str, Any]) -> RefreshRecord:
         session_expires_at=absolute("x"),
         opening_id=_text(opening[0]) if opening else None,
         opening_until=base + _integer(opening[1]) if opening else 0,
+        logouts=_integer(raw.get("h", 0)),
         refresh_id=_text(raw["i"]) if "i" in raw else None,
         claimed_at=absolute("c"),
         kick_off=_KICK_OFF_STATES[raw.get("k", "c")],

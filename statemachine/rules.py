@@ -101,7 +101,11 @@ def end_session(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
     # The window's anchor and the refresh stay: logging out and in again must not start a second refresh.
     # A session that is being created just now cannot be called back, and a second one beside it would break R2:
     # the claim on it stays until its creator sees that it is cancelled, or it lapses.
-    return {"session_expires_at": None, "opening_id": record.opening_id and cancelled(record.opening_id)}
+    return {
+        "session_expires_at": None,
+        "opening_id": record.opening_id and cancelled(record.opening_id),
+        "logouts": record.logouts + 1,
+    }
 
 
 def claim(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
@@ -126,14 +130,20 @@ def accept(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
     return {
         "kick_off": KickOff.ACCEPTED,
         "answered_at": event.at,
-        "window_opens_at": max(record.window_opens_at, event.window_opens_at),
+        "window_opens_at": event.window_opens_at,
         "next_poll_at": max(record.next_poll_at, event.next_poll_at),
     }
 
 
 def lose_answer(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
     """The kick-off may have arrived, or not."""
-    return {**accept(record, event), "kick_off": KickOff.ANSWER_LOST}
+    return {
+        "kick_off": KickOff.ANSWER_LOST,
+        "answered_at": event.at,
+        # It may even be under way still.
+        "window_opens_at": max(record.window_opens_at, event.window_opens_at),
+        "next_poll_at": max(record.next_poll_at, event.next_poll_at),
+    }
 
 
 def progress(record: RefreshRecord, event: Event) -> Mapping[str, Any]:

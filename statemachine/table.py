@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from itertools import product
+from itertools import combinations, product
 from typing import Final
 
 from .events import EventName
@@ -150,12 +150,12 @@ def check(table: tuple[Rule, ...], waiting: Mapping[State, Waiting]) -> None:
         rules = [rule for rule in table if (rule.event, rule.source) == (event, state)]
         if not rules:
             raise ValueError(f"the table does not say what {event} does in {state}")
-        if len({rule.guards for rule in rules}) < len(rules):
-            raise ValueError(f"the table has two rows for {event} in {state} with the same guards")
         if any(rule.kind is Kind.REFUSED for rule in rules) and len(rules) > 1:
             raise ValueError(f"the table both refuses and allows {event} in {state}")
-        if any(not rule.guards for rule in rules[:-1]):
-            raise ValueError(f"the table has a row for {event} in {state} that can never be reached")
+        for earlier, later in combinations(rules, 2):
+            # Where the later row's guards agree, so do the earlier one's: a duplicate, or a row in its shadow.
+            if set(earlier.guards) <= set(later.guards):
+                raise ValueError(f"the table has a row for {event} in {state} that can never be reached")
     reached = {State.NO_SESSION}
     while more := {rule.target for rule in table if rule.source in reached} - reached:
         reached |= more

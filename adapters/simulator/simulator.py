@@ -60,11 +60,10 @@ class Simulator:
         clock: Callable[[], float] = _system_clock,
     ) -> None:
         _check(speed, dialect)
-        #: What callers must present.
+        # What callers must present.
         self.app_token, self.authorization_key, self.api_key = app_token, authorization_key, api_key
-        self._host, self._port = host, port
+        self._host, self._port, self._stopping = host, port, threading.Event()
         self._server: HttpServer | None = None
-        self._stopping = threading.Event()
         self._calls = CallLog(round(window_seconds * 1000))
         self._faults = FaultScript()
         self._controls = Controls(self._calls, self._faults)

@@ -10,7 +10,8 @@ key                        type    holds                       lives until
 ``phr:{5a}:t:<user key>``  string  the session token           `Change.token_expires_at`: a token that no longer opens
                                                                anything is not kept, whatever becomes of the record
 ``phr:{5a}:due``           zset    user key by `due_at`         no TTL: a write that leaves a waiting state removes
-                                                               its entry, `due` those of forgotten records
+                                                               its entry; `due`, and each write, those of
+                                                               forgotten records
 =========================  ======  ==========================  ====================================================
 
 The part in braces is the hash tag of Redis Cluster: record, token and due index of a patient always share a slot,

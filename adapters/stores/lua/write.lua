@@ -31,6 +31,9 @@ if ARGV[6] == '' then
     redis.call('ZREM', KEYS[2], ARGV[5])
 else
     redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
+    -- Where nobody sweeps, records are forgotten by their TTL and leave their entries behind. Those overdue for twice
+    -- as long as a record outlives its deadline are such, and every write takes them along.
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 2 * (ARGV[4] - ARGV[6]))
 end
 if KEYS[3] then
     if ARGV[7] then
