@@ -113,21 +113,39 @@ def test_a_kick_off_that_never_left_is_recorded_after_a_logout() -> None:
     assert world.record().window_is_open(world.now)
 
 
-def test_a_logout_of_somebody_never_seen_writes_nothing() -> None:
-    """No record, no commit."""
+def test_a_logout_makes_the_steps_before_it_void() -> None:
+    """Login, logout, and only then the worker runs: nothing is opened for somebody who has left."""
     world = World()
+    world.run(world.flows.login(ADA))
     log_out(world)
-    assert ({}, 1) == (world.rows, world.trips)
+    step, _ = world.handed.pop()
+    world.run(world.flows.step(step))
+    assert ([], [], []) == (world.opened, world.kick_offs, world.handed)
 
 
-def test_a_second_logout_writes_nothing() -> None:
-    """Two tabs log out: the second one makes one load."""
+def test_a_login_after_the_logout_counts() -> None:
+    """Login, logout, login, and then both steps run in either order: one refresh, by the second login."""
+    for order in ((0, 1), (1, 0)):
+        world = World()
+        world.run(world.flows.login(ADA))
+        log_out(world)
+        world.run(world.flows.login(ADA))
+        steps, world.handed = [step for step, _ in world.handed], []
+        for number in order:
+            world.run(world.flows.step(steps[number]))
+        assert ([NOON], [NOON]) == (world.opened, world.kick_offs)
+
+
+def test_a_second_logout_changes_nothing_else() -> None:
+    """Two tabs log out: but for the count, the record is the same."""
     world = World()
     world.logged_in()
     log_out(world)
-    before = world.trips
+    before = world.record()
     log_out(world)
-    assert before + 1 == world.trips
+    after = world.record()
+    assert (1, 2) == (before.logouts, after.logouts)
+    assert before._replace(logouts=2) == after
 
 
 def test_a_logout_that_loses_its_commit_tries_again() -> None:

@@ -12,7 +12,9 @@ from phr_refresh.statemachine.record import State, cancelled
 from support.samples import ADA, GUEST, HOUR, MINUTE, NOON, SECOND
 from support.stepping import Stepper, World, explore
 
-CLAIM = milliseconds(Policy().session_claim)
+CALL = milliseconds(Policy().session_claim)
+#: Claim and call may each be late by the age of a decision.
+CLAIM = CALL + 2 * milliseconds(Policy().decision_age)
 
 
 def session(world: World) -> Stepper:
@@ -111,6 +113,13 @@ def test_a_crashed_creators_claim_lapses_by_itself() -> None:
     assert [NOON, NOON + CLAIM] == world.opened
 
 
+def test_a_waiter_outlasts_a_crashed_creator() -> None:
+    """Under the default policy, who waits for a creator that died gets a session in the end."""
+    world = World()
+    creating(world).crash()
+    assert "jwt-1" == session(world).run().reveal()
+
+
 def test_a_creator_whose_claim_lapsed_drops_its_token() -> None:
     """A call that took longer than its claim gives its token to nobody: the session of who came after it counts."""
     world = World()
@@ -131,7 +140,7 @@ def test_claim_and_call_do_not_outlast_the_claim_that_others_see() -> None:
     world.now += age
     slow.begin()
     # The longest call that the facade's check of Policy.session_claim lets pass.
-    world.now += CLAIM - 1
+    world.now += CALL - 1
     assert isinstance(session(world).until(Pause).effect, Pause)
 
 

@@ -127,12 +127,23 @@ def test_a_closed_gate_raises_and_keeps_its_places() -> None:
             gate.call(lambda: 7, seconds=LONG)
 
 
-def test_closing_waits_for_nothing(released: threading.Event) -> None:
-    """`close` returns while work is stuck."""
-    gate = LoginGate(threads=1)
-    stuck(gate, released)
-    gate.close()
-    assert not released.is_set()
+def test_closing_waits_for_what_still_goes_on(released: threading.Event) -> None:
+    """A slow login whose caller has gone on is seen to its end before `close` returns."""
+    gate, begun, ended = LoginGate(threads=1), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        released.wait(LONG)
+        ended.set()
+
+    with pytest.raises(GateTimeout):
+        gate.call(work, seconds=0.001)
+    assert begun.wait(LONG)
+    closing = threading.Thread(target=gate.close)
+    closing.start()
+    released.set()
+    closing.join(LONG)
+    assert (False, True) == (closing.is_alive(), ended.is_set())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -67,17 +67,25 @@ def test_a_claim_begins_a_new_window() -> None:
     record = stale._replace(session_expires_at=NOON + 2 * HOUR)
     times = {"deadline_at": 1, "window_opens_at": 2, "next_poll_at": 3}
     claimed = step(record, event(EventName.REFRESH_CLAIMED, NOON + WINDOW, refresh_id="r2", **times)).after
-    assert ("r2", NOON + WINDOW, 1, 2, 3) == claimed[5:7] + claimed[9:12]
+    assert ("r2", NOON + WINDOW) == (claimed.refresh_id, claimed.claimed_at)
+    assert (1, 2, 3) == (claimed.deadline_at, claimed.window_opens_at, claimed.next_poll_at)
     assert (None, (), None, NOON) == (claimed.completed_at, claimed.extracts, claimed.failure, claimed.as_of)
     assert KickOff.CLAIMED is claimed.kick_off
 
 
-def test_an_acceptance_never_shortens_the_window() -> None:
-    """The window counts from the later of claim and answer."""
-    taken = step(refreshing(), event(EventName.REFRESH_ACCEPTED, window_opens_at=NOON))
-    assert NOON + WINDOW == taken.after.window_opens_at
-    taken = step(refreshing(), event(EventName.REFRESH_ACCEPTED, window_opens_at=NOON + WINDOW + 1))
-    assert NOON + WINDOW + 1 == taken.after.window_opens_at
+def test_an_acceptance_ends_the_margin_of_an_unanswered_claim() -> None:
+    """The window counts from the answer, once there is one."""
+    claimed = refreshing(window_opens_at=NOON + WINDOW + MINUTE)
+    taken = step(claimed, event(EventName.REFRESH_ACCEPTED, window_opens_at=NOON + WINDOW + 1))
+    assert (NOON + WINDOW + 1, KickOff.ACCEPTED) == (taken.after.window_opens_at, taken.after.kick_off)
+
+
+@pytest.mark.parametrize("opens_at", [NOON + WINDOW - 1, NOON + WINDOW + 1])
+def test_a_lost_answer_never_shortens_the_window(opens_at: int) -> None:
+    """The call may be under way still: the later of claim with margin and answer counts."""
+    taken = step(refreshing(), event(EventName.ANSWER_LOST, window_opens_at=opens_at))
+    expected = (max(opens_at, NOON + WINDOW), KickOff.ANSWER_LOST)
+    assert expected == (taken.after.window_opens_at, taken.after.kick_off)
 
 
 def test_a_completion_without_age_keeps_the_last_one() -> None:
@@ -93,11 +101,16 @@ def test_a_late_completion_ends_the_failure() -> None:
 
 
 def test_a_session_that_ends_keeps_the_refresh() -> None:
-    """All but the session's own fields are as before."""
+    """All but the session's own fields are as before, and the logout is counted."""
     record = refreshing(opening_id="a", opening_until=NOON + 1)
     after = step(record, event(EventName.SESSION_ENDED)).after
     expected = record._replace(
-        state=State.NO_SESSION, since=NOON + SECOND, session_expires_at=None, opening_id="a!", fingerprint=FINGERPRINT
+        state=State.NO_SESSION,
+        since=NOON + SECOND,
+        session_expires_at=None,
+        opening_id="a!",
+        logouts=1,
+        fingerprint=FINGERPRINT,
     )
     assert expected == after
 

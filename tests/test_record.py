@@ -47,6 +47,7 @@ OTHERS = st.fixed_dictionaries(
         "as_of": st.none() | INSTANTS,
         "extracts": EXTRACTS,
         "failures": st.integers(0, 100),
+        "logouts": st.integers(0, 100),
         "retry_at": st.just(0) | INSTANTS,
         "session_failure": FAILURES,
         "refusal": REFUSALS,
@@ -64,7 +65,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = "fstxonrqlgeicakdwpzb"
+FIELDS = "fstxohnrqlgeicakdwpzb"
 
 
 def stored(**changes: object) -> dict[str, object]:
@@ -73,6 +74,7 @@ def stored(**changes: object) -> dict[str, object]:
         opening_id="o",
         opening_until=NOON,
         failures=2,
+        logouts=3,
         retry_at=NOON,
         extracts=CURRENT,
         as_of=NOON,

@@ -10,7 +10,7 @@ from phr_refresh.statemachine.outcomes import Explanation, ExtractStatus
 from phr_refresh.statemachine.policy import as_datetime
 from phr_refresh.statemachine.record import RefreshRecord, State
 from phr_refresh.statemachine.views import explanation_of, status_of
-from support.samples import ADA, DEADLINE, NOON, PARTIAL, SECOND, WINDOW, refreshing
+from support.samples import ADA, DEADLINE, MARGIN, NOON, PARTIAL, SECOND, WINDOW, refreshing
 from support.stepping import GOING_ON, World
 
 
@@ -144,10 +144,10 @@ def test_the_last_refusal_is_explained() -> None:
     late = world.refresh()
     while not world.kick_offs:
         late.move()
-    world.now += WINDOW
+    world.now += WINDOW + MARGIN
     world.refresh().run()
     late.run()
-    expected = "2030-01-01 13:00:00Z: refresh_accepted is refused in refreshing: not same_refresh. Nothing was changed."
+    expected = "2030-01-01 13:01:00Z: refresh_accepted is refused in refreshing: not same_refresh. Nothing was changed."
     assert expected == explained(world).last_refused
 
 

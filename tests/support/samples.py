@@ -18,6 +18,7 @@ MINUTE = 60_000
 HOUR = 3_600_000
 WINDOW = milliseconds(Policy().refresh_window)
 DEADLINE = milliseconds(Policy().refresh_deadline)
+MARGIN = milliseconds(Policy().unanswered_margin)
 
 ADA = Patient("ada", ICN, CORRELATION_ID)
 BOB = Patient("bob", "1098765432V654321", "67890")

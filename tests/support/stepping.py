@@ -234,8 +234,7 @@ class Stepper:
             self.seen.append(repr(failure))
             self._go_on(lambda: self._flow.throw(failure))
             return
-        if lose_answer:
-            assert isinstance(answer, Committed), "there is no answer of a commit to lose"
+        if lose_answer and isinstance(answer, Committed):
             answer = Conflict(self.world.perform(Load(effect.key)))
         self.seen.append(repr(answer))
         self._go_on(lambda: self._flow.send(answer))
@@ -292,27 +291,33 @@ def replay(make: Callable[[], Scene], moves: Moves) -> Scene:
     """The scene after `moves`."""
     world, steppers = make()
     for index, kind in moves:
-        steppers[index].crash() if kind == "crash" else steppers[index].move()
+        if kind == "crash":
+            steppers[index].crash()
+        elif kind == "lose":
+            steppers[index].step(lose_answer=True)
+        else:
+            steppers[index].move()
         # Nobody else sees these two: where in the order they come makes no difference.
         while isinstance(steppers[index].effect, Tell | HandOver):
             steppers[index].step()
     return world, steppers
 
 
-def explore(make: Callable[[], Scene], *, crashes: int = 0) -> Iterator[tuple[Moves, World, list[Stepper]]]:
-    """Every end that any order of the processes' moves leads to, with up to `crashes` of them crashing on the way.
+def explore(
+    make: Callable[[], Scene], *, crashes: int = 0, losses: int = 0
+) -> Iterator[tuple[Moves, World, list[Stepper]]]:
+    """Every end that any order of the processes' moves leads to.
 
-    Two orders that lead to the same standing of everybody are followed once.
+    Up to `crashes` processes crash on the way, and up to `losses` commits take effect while their flow hears of a
+    conflict. Two orders that lead to the same standing of everybody are followed once.
     """
     seen: set[object] = set()
     waiting: list[Moves] = [()]
     while waiting:
         moves = waiting.pop()
         world, steppers = replay(make, moves)
-        crashed = sum(kind == "crash" for _, kind in moves)
-        row = {key: (item.value, item.token is None) for key, item in world.rows.items()}
-        standing = (str(row), world.now, world.opening, tuple(world.kick_offs), world.overlaps, crashed)
-        standing += tuple(stepper.standing() for stepper in steppers)
+        kinds = [kind for _, kind in moves]
+        standing = (kinds.count("crash"), kinds.count("lose"), *_standing(world, steppers))
         if standing in seen:
             continue
         seen.add(standing)
@@ -321,5 +326,14 @@ def explore(make: Callable[[], Scene], *, crashes: int = 0) -> Iterator[tuple[Mo
             yield moves, world, steppers
         for index in going:
             waiting.append((*moves, (index, "move")))
-            if crashed < crashes:
+            if kinds.count("crash") < crashes:
                 waiting.append((*moves, (index, "crash")))
+            if kinds.count("lose") < losses and isinstance(steppers[index].effect, Commit):
+                waiting.append((*moves, (index, "lose")))
+
+
+def _standing(world: World, steppers: list[Stepper]) -> tuple[object, ...]:
+    """All that what may still happen depends on."""
+    rows = str({key: (row.value, row.token is None) for key, row in world.rows.items()})
+    counted = (world.now, world.opening, world.overlaps, tuple(world.kick_offs), tuple(world.polls))
+    return (rows, *counted, *(stepper.standing() for stepper in steppers))
