@@ -444,7 +444,7 @@ def test_keys_hold_nothing_but_the_hash(store, client):
 
 
 def test_writes_clean_up_after_the_forgotten_where_nobody_sweeps(store, client):
-    """The entry of a forgotten record goes with a later write to its shard: the index needs no sweeper to stay small."""
+    """The entry of a forgotten record goes with a later write to its shard: no sweeper is needed."""
     now = store.load(KEY).now
     shard = KEYS.due_index(KEY)
     same_shard = next(key for number in range(10_000) if KEYS.due_index(key := key_of(f"user-{number}")) == shard)
