@@ -157,8 +157,10 @@ class Performer:
             return None
         try:
             raw = json.loads(plain)
-            return SessionToken(raw["j"], raw["s"], raw["e"]) if raw["k"] == key else None
-        except (ValueError, TypeError, KeyError):
+            token = SessionToken(raw["j"], raw["s"], raw["e"])
+            whole = isinstance(token.jwt, str) and isinstance(token.subject_id, str) and type(token.expires_at) is int
+            return token if whole and raw["k"] == key else None
+        except (ValueError, TypeError, KeyError, RecursionError):
             # Sealed under a setting that this process does not have; the flow tells, and opens another session.
             return None
 

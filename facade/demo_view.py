@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from phr_refresh.statemachine.extract import ExtractState
 from phr_refresh.statemachine.outcomes import Status
 from phr_refresh.statemachine.record import State
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -138,7 +137,7 @@ def _second_logins(result: DemoResult) -> str:
 
 
 def _table(result: DemoResult) -> Table:
-    table = Table(title="What became of them", box=SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="What became of them", box=None, title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("who", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for heading in ("s", "login", "refresh", "status", "fhir", "vitals"):

@@ -21,10 +21,21 @@ a token or a key: whoever needs to know which patient is meant has the object at
 """
 
 from datetime import datetime
+from typing import Any
 
 
 class PhrRefreshError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose. It can be pickled, as workers in other processes do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[PhrRefreshError], args: tuple[Any, ...], fields: dict[str, Any]) -> PhrRefreshError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class CallerError(PhrRefreshError):

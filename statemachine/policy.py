@@ -7,6 +7,7 @@ from .errors import ConfigurationError
 
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
+_TOO_MUCH = 1_000_000
 
 
 def milliseconds(duration: timedelta) -> int:
@@ -59,7 +60,8 @@ class Policy:
     session_claim: timedelta = timedelta(seconds=40)
     #: How often, and how long at most, a caller waits for a session that somebody else is creating.
     session_wait_interval: timedelta = timedelta(milliseconds=100)
-    session_wait: timedelta = timedelta(seconds=45)
+    #: With the default, longer than the claim of a creator that died.
+    session_wait: timedelta = timedelta(seconds=60)
 
     #: Pause before a failed session call, or a kick-off that never left, is tried again. It doubles each time.
     retry_backoff: timedelta = timedelta(seconds=2)
@@ -77,14 +79,21 @@ class Policy:
         for name, value in asdict(self).items():
             if name not in ("poll_growth", "retry_limit"):
                 self._check_positive(name, value)
-        if self.poll_growth < 0:
-            raise ConfigurationError("Policy.poll_growth", "it is negative", "give 0 or more")
-        if self.retry_limit < 0:
-            raise ConfigurationError("Policy.retry_limit", "it is negative", "give 0 or more")
+        self._check_number("poll_growth", self.poll_growth, (int, float))
+        self._check_number("retry_limit", self.retry_limit, (int,))
         if self.refresh_deadline > self.refresh_window:
             raise ConfigurationError(
                 "Policy.refresh_deadline", "it is longer than refresh_window", "give a shorter one"
             )
+
+    @staticmethod
+    def _check_number(name: str, value: float, types: tuple[type, ...]) -> None:
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise ConfigurationError(f"Policy.{name}", "it is not a number of the right kind", "give 0 or more")
+        if value < 0:
+            raise ConfigurationError(f"Policy.{name}", "it is negative", "give 0 or more")
+        if not value < _TOO_MUCH:
+            raise ConfigurationError(f"Policy.{name}", "it is not a finite number", "give 0 or more")
 
     @staticmethod
     def _check_positive(name: str, value: object) -> None:

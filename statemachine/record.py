@@ -15,6 +15,7 @@ from .extract import ExtractProgress, ExtractState
 from .policy import Instant
 
 SCHEMA: Final = 1
+_END_OF_CALENDAR: Final = 253_402_300_800_000  # the year 10000, which datetime does not know
 
 
 class State(StrEnum):
@@ -204,15 +205,15 @@ def _corrupt() -> RecordUnreadable:
 
 
 def _read(raw: dict[str, Any]) -> RefreshRecord:
-    base = _integer(raw["t"])
+    base = _instant(0, raw["t"])
 
     def absolute(name: str) -> Instant | None:
         value = raw.get(name)
-        return None if value is None else base + _integer(value)
+        return None if value is None else _instant(base, value)
 
     def failure(name: str) -> Failure | None:
         value = raw.get(name)
-        return None if value is None else Failure(code=_text(value[0]), at=base + _integer(value[1]))
+        return None if value is None else Failure(code=_text(value[0]), at=_instant(base, value[1]))
 
     opening = raw.get("o")
     return RefreshRecord(
@@ -220,7 +221,7 @@ def _read(raw: dict[str, Any]) -> RefreshRecord:
         since=base,
         session_expires_at=absolute("x"),
         opening_id=_text(opening[0]) if opening else None,
-        opening_until=base + _integer(opening[1]) if opening else 0,
+        opening_until=_instant(base, opening[1]) if opening else 0,
         logouts=_integer(raw.get("h", 0)),
         refresh_id=_text(raw["i"]) if "i" in raw else None,
         claimed_at=absolute("c"),
@@ -244,7 +245,7 @@ def _read(raw: dict[str, Any]) -> RefreshRecord:
 def _extract(item: list[Any], base: Instant) -> ExtractProgress:
     name, letter, succeeded = item
     return ExtractProgress(
-        _text(name), _EXTRACT_STATES[letter], None if succeeded is None else base + _integer(succeeded)
+        _text(name), _EXTRACT_STATES[letter], None if succeeded is None else _instant(base, succeeded)
     )
 
 
@@ -256,8 +257,15 @@ def _refusal(item: list[Any] | None, base: Instant) -> Refusal | None:
         event=_text(event),
         state=_text(state),
         guards=tuple(_text(guard) for guard in guards),
-        at=base + _integer(at),
+        at=_instant(base, at),
     )
+
+
+def _instant(base: Instant, relative: object) -> Instant:
+    instant = base + _integer(relative)
+    if not 0 <= instant < _END_OF_CALENDAR:
+        raise ValueError
+    return instant
 
 
 def _integer(value: object) -> int:

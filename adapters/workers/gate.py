@@ -45,9 +45,9 @@ class LoginGate:
         try:
             return future.result(seconds)
         except TimeoutError as error:
-            # `work` itself may have raised a TimeoutError: then the future is done and this is its own.
+            # Done after all: at the last moment, or with a TimeoutError of its own.
             if future.done():
-                raise
+                return future.result()
             raise GateTimeout from error
 
     def close(self) -> None:

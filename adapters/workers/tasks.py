@@ -39,17 +39,17 @@ class TaskWorker:
         task = asyncio.get_running_loop().create_task(self._later(self._run, step, delay))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if delay > 0:
+            self._delayed.add(task)
+            task.add_done_callback(self._delayed.discard)
         return True
 
     async def _later(self, run: AsyncRunner, step: Step, delay: float) -> None:
         if delay > 0:
+            await asyncio.sleep(delay)
             task = asyncio.current_task()
             if task is not None:
-                self._delayed.add(task)
-                try:
-                    await asyncio.sleep(delay)
-                finally:
-                    self._delayed.discard(task)
+                self._delayed.discard(task)
         async with self._slots:
             await run(step)
 

@@ -46,6 +46,8 @@ from phr_refresh.statemachine.record import RefreshRecord, decode, encode
 
 from .samples import ADA, CURRENT, HOUR, NOON, RUNNING, token_until
 
+#: Effects, more than twice those of a flow that waits for a session as long as it may.
+LONGEST_FLOW = 2_500
 OUTSIDE = (OpenSession, StartRefresh, AskStatus)
 DONE = StatusReport(Phase.COMPLETE, CURRENT, NOON)
 GOING_ON = StatusReport(Phase.IN_PROGRESS, RUNNING)
@@ -224,6 +226,7 @@ class Stepper:
         """Perform the next effect. `lose_answer`: of a commit that took effect, the flow hears of a conflict."""
         effect = self.effect
         assert effect is not None, "the flow is done"
+        assert len(self.seen) < LONGEST_FLOW, "the flow goes round in circles"
         if isinstance(effect, OUTSIDE) and not self._begun:
             self.begin()
         self._begun = False
