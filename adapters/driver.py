@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, assert_never
 
@@ -24,6 +25,7 @@ from ..statemachine.effects import (
     Commit,
     Committed,
     Conflict,
+    CouldNotAsk,
     Effect,
     HandOver,
     ListDue,
@@ -94,6 +96,9 @@ class Performer:
                 if self._is_too_late():
                     return partial(NeverSent, "too_late"), self._stamped
                 return partial(ports.upstream.start_refresh, patient), self._stamped
+            case AskStatus() if self._is_too_late(ports.policy.poll_interval):
+                # Somebody else may have claimed the next poll by now (rule R6).
+                return partial(CouldNotAsk, "too_late"), self._stamped
             case AskStatus():
                 return partial(ports.upstream.ask_status, effect), self._stamped
             case HandOver(step, delay):
@@ -105,9 +110,9 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    def _is_too_late(self) -> bool:
-        waited = (self._ports.monotonic() - self._asked_at) * 1000
-        return waited > milliseconds(self._ports.policy.decision_age)
+    def _is_too_late(self, limit: timedelta | None = None) -> bool:
+        waited = self._ports.monotonic() - self._asked_at
+        return waited > (limit or self._ports.policy.decision_age).total_seconds()
 
     def _hear(self, now: Instant) -> None:
         self._now = now

@@ -100,8 +100,8 @@ class AsyncStore(Protocol):
 class Upstream(Protocol):
     """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver."""
 
-    #: The longest that `open_session` can take, in seconds. `Policy.session_claim` must be longer.
-    longest_session_call: float
+    #: The longest that a call can go on, in seconds: claims must outlast it, see `Policy`.
+    longest_call: float
 
     def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
         """Create a session. `SessionOpened.token.expires_at` is by this host's clock."""
@@ -119,7 +119,7 @@ class Upstream(Protocol):
 class AsyncUpstream(Protocol):
     """The same as `Upstream`, to be awaited."""
 
-    longest_session_call: float
+    longest_call: float
 
     def open_session(self, patient: Patient) -> Awaitable[SessionOpened | SessionFailed]:
         """See `Upstream.open_session`."""

@@ -22,7 +22,7 @@ class ThreadedUpstream:
     def __init__(self, upstream: Upstream, *, threads: int = 16) -> None:
         self._upstream = upstream
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="phr-refresh-upstream")
-        self.longest_session_call = upstream.longest_session_call
+        self.longest_call = upstream.longest_call
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

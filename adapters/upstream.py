@@ -24,8 +24,8 @@ class MhvUpstream:
     It installs the redaction of the loggers underneath (`redaction.guard_loggers`), which stays when it is closed.
     """
 
-    #: Seconds after which a session call of ours is over at the upstream. `Policy.session_claim` must be longer.
-    longest_session_call: float
+    #: Seconds after which no call of ours is under way any more: claims must outlast it, see `Policy`.
+    longest_call: float
 
     def __init__(self, settings: MhvSettings) -> None:
         guard_loggers(secrets=settings.secrets())
@@ -38,7 +38,7 @@ class MhvUpstream:
         )
         self._sessions = MhvSessions(settings, self._http)
         self._phr_manager = PhrManager(settings, self._http)
-        self.longest_session_call = self._http.longest_call
+        self.longest_call = self._http.longest_call
 
     @property
     def fhir(self) -> FhirClient:

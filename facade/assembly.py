@@ -19,13 +19,16 @@ DEFAULT_STORE = "sqlite:///phr-refresh.db"
 
 
 def flows_under(policy: Policy, upstream: Upstream | AsyncUpstream) -> Flows:
-    """The flows under `policy`. Raises `ConfigurationError` if a session call can outlive the claim on it (rule R2)."""
-    if policy.session_claim.total_seconds() <= upstream.longest_session_call:
-        raise ConfigurationError(
-            "Policy.session_claim",
-            f"a session call can take {upstream.longest_session_call:g} s, and the claim on it would lapse before",
-            "make it longer, or the upstream's time-outs shorter",
-        )
+    """The flows under `policy`. Raises `ConfigurationError` if a call can outlive the claim on it (rules R1, R2)."""
+    longest = upstream.longest_call
+    margin = policy.unanswered_margin - 2 * policy.decision_age
+    for name, lasts in (("session_claim", policy.session_claim), ("unanswered_margin", margin)):
+        if lasts.total_seconds() <= longest:
+            raise ConfigurationError(
+                f"Policy.{name}",
+                f"a call can take {longest:g} s, and the claim on it would lapse before",
+                "make it longer, or the upstream's time-outs shorter",
+            )
     guard_loggers()
     return Flows(policy, new_id)
 

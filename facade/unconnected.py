@@ -9,7 +9,7 @@ _REASON = "no_upstream_configured"
 class UnconnectedUpstream:
     """Reaches nobody, and says so."""
 
-    longest_session_call = 0.0
+    longest_call = 0.0
 
     def open_session(self, patient: Patient) -> SessionFailed:
         """Fails."""

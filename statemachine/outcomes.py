@@ -33,7 +33,7 @@ class Receipt:
 
     `reason` of a deferred one: "window_closed" (this window's refresh failed), "backoff", "worker_full",
     "store_unavailable", "store_slow", "session_being_created", "logged_out", "record_unreadable", "internal_error",
-    or the code with which the session call failed. Of a started one whose kick-off did not succeed: that code.
+    "never_sent", or the code with which the upstream refused the session or the kick-off, such as "http_503".
     """
 
     kind: ReceiptKind

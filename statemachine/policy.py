@@ -39,7 +39,8 @@ class Policy:
     #: At most one kick-off per patient in this time (rule R1; "any given 60-minute period" in the source document).
     refresh_window: timedelta = timedelta(minutes=60)
     #: The window counts from the answer to the kick-off. Where there is none, because the process died, it counts from
-    #: the claim, and this is added: by then the call has arrived if it ever will.
+    #: the claim, and this is added: by then the call has arrived if it ever will. Longer than a call can take, and
+    #: twice `decision_age`.
     unanswered_margin: timedelta = timedelta(seconds=60)
     #: A refresh that has not ended by then counts as timed out. The portal promises up to 2 minutes for a first one.
     refresh_deadline: timedelta = timedelta(minutes=5)

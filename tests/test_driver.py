@@ -127,6 +127,17 @@ def test_a_session_call_decided_too_long_ago_is_not_sent(pause: float, calls: in
         assert (ReceiptKind.DEFERRED, "too_late") == (receipt.kind, receipt.reason)
 
 
+@pytest.mark.parametrize(("pause", "calls"), [(1.0, 1), (1.001, 0)])
+def test_a_poll_claimed_too_long_ago_is_not_sent(pause: float, calls: int, noon: Any) -> None:
+    """After a pause longer than the poll interval the next poll may be another's: nobody is asked (R6)."""
+    rig = Rig()
+    rig.refresh()
+    noon.tick(1)
+    rig.pause_before("write", nth=1, seconds=pause)
+    status = run(rig.flows.status(ADA.key, ADA), rig.ports)
+    assert (calls, State.COMPLETE if calls else State.REFRESHING) == (rig.upstream.polls, status.state)
+
+
 @pytest.mark.parametrize(("pause", "calls"), [(AGE, 1), (AGE + 0.001, 0)])
 def test_a_kick_off_decided_too_long_ago_is_not_sent(pause: float, calls: int) -> None:
     """A claim that is older than `decision_age` becomes one that was never sent: the window is not spent (R1)."""

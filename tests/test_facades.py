@@ -138,7 +138,8 @@ def test_an_upstream_that_cannot_open_a_session_is_said(upstream: MhvUpstream, s
     assert 1 == simulator.calls()["totals"]["login"]
 
 
-def test_a_claim_shorter_than_the_call_is_refused(upstream: MhvUpstream) -> None:
-    """A policy whose claim on creating a session could lapse under its holder is a configuration error."""
-    with pytest.raises(ConfigurationError, match=r"Policy.session_claim: a session call can take .* make it longer"):
-        PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=Policy(session_claim=timedelta(seconds=1)))
+@pytest.mark.parametrize("name", ["session_claim", "unanswered_margin"])
+def test_a_claim_shorter_than_the_call_is_refused(upstream: MhvUpstream, name: str) -> None:
+    """A policy whose claim could lapse while its call is under way is a configuration error."""
+    with pytest.raises(ConfigurationError, match=rf"Policy.{name}: a call can take 25 s, .* make it longer"):
+        PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=Policy(**{name: timedelta(seconds=25)}))

@@ -120,7 +120,7 @@ def test_a_dead_store_does_not_hold_up_an_asynchronous_login(dead_store_url: str
 class ClosableUpstream:
     """An upstream for asyncio that nobody calls."""
 
-    longest_session_call = 0.0
+    longest_call = 0.0
 
     async def close(self) -> None:
         """Has nothing to let go of."""

@@ -693,10 +693,10 @@ def test_the_outcomes_of_a_call_show_neither_headers_nor_body(wire):
 # The upstream as a whole.
 
 
-def test_the_longest_session_call_follows_from_the_time_outs(upstream):
+def test_the_longest_call_follows_from_the_time_outs(upstream):
     """Twice the time-out of connecting and that of reading: 25 s by default, less than the claim on a session."""
     made = upstream("http://127.0.0.1:1", connect_timeout=timedelta(seconds=5), read_timeout=timedelta(seconds=15))
-    assert 25.0 == made.longest_session_call
+    assert 25.0 == made.longest_call
 
 
 def test_without_a_fhir_address_there_is_no_fhir_client(upstream):

@@ -1,15 +1,16 @@
 """What only the SQLite store must do: many processes, crashes, locks, files that are no stores."""
 
-import multiprocessing
 import os
 import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MINUTE = 60_000
 PROCESSES = 4
 INCREMENTS = 25
 NOBODY = 65534
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture
@@ -65,14 +67,6 @@ def increment(store: SqliteStore) -> None:
         row = answer
 
 
-def increment_often(path: str, ready) -> None:
-    """What each process does. All of them open the file, which is not there yet, at the same moment."""
-    ready.wait()
-    with closing(SqliteStore(path, busy_timeout=30)) as store:
-        for _ in range(INCREMENTS):
-            increment(store)
-
-
 def in_child(work: Callable[[], None]) -> int:
     """Run `work` in a fork of this process, and give its exit status: 0 if it raised nothing."""
     pid = os.fork()
@@ -90,15 +84,18 @@ def in_child(work: Callable[[], None]) -> int:
 
 def test_processes_that_share_a_file_lose_nothing(path):
     """Compare-and-set holds between processes that also create the file at the same time."""
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    ready = context.Barrier(PROCESSES)
-    processes = [context.Process(target=increment_often, args=(str(path), ready)) for _ in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    program = [sys.executable, str(PROGRAMS / "increment_often.py"), str(path), str(INCREMENTS)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(PROCESSES)
+        ]
+        assert [b"ready\n"] * PROCESSES == [process.stdout.readline() for process in processes]
+        for process in processes:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
 
-    assert [0] * PROCESSES == [process.exitcode for process in processes]
+    assert [0] * PROCESSES == [process.returncode for process in processes]
     with closing(SqliteStore(path)) as store:
         assert b"%d" % (PROCESSES * INCREMENTS) == store.load(KEY).value
 

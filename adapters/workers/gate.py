@@ -2,12 +2,15 @@
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_DRAIN_SECONDS = 5.0
 
 
 class GateTimeout(Exception):
@@ -51,5 +54,8 @@ class LoginGate:
             raise GateTimeout from error
 
     def close(self) -> None:
-        """Wait for what still goes on, so that a slow login is handed over; it ends by the store's own time-outs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Wait a few seconds for what still goes on, so that a slow login is handed over."""
+        ends_at = time.monotonic() + _DRAIN_SECONDS
+        taken = [self._free.acquire(timeout=max(ends_at - time.monotonic(), 0)) for _ in range(self._size)]
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._free.release(sum(taken))

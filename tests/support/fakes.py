@@ -72,7 +72,7 @@ class ScriptedUpstream:
     sessions: deque[SessionFailed] = field(default_factory=deque)
     kick_off_answers: deque[KickOffAnswer] = field(default_factory=deque)
     statuses: deque[StatusReport | CouldNotAsk] = field(default_factory=deque)
-    longest_session_call: float = 20.0
+    longest_call: float = 20.0
     opened: int = 0
     kick_offs: int = 0
     polls: int = 0
