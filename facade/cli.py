@@ -47,7 +47,7 @@ _json_option = click.option("--json", "as_json_", is_flag=True, help="Print one 
 def run() -> int:
     """Run the command line with the process's arguments; the exit code."""
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(prog_name="phr-refresh", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         return 1

@@ -18,6 +18,7 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind, Status
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
@@ -153,7 +154,12 @@ class Demo:
     def _poll(self, phr: PhrRefresh, visit: Visit, began: float) -> None:
         """One browser tab: asks every second until there is nothing more to wait for."""
         while time.monotonic() - began < _GIVE_UP_SECONDS:
-            status = phr.status(visit.patient)
+            try:
+                status = phr.status(visit.patient)
+            except StoreUnavailable:
+                # As a page does: the next poll may fare better. What never comes is a broken promise in the end.
+                time.sleep(1.0)
+                continue
             with self._lock:
                 if visit.status is None or visit.status.state is not State.COMPLETE:
                     visit.status, visit.seconds = status, time.monotonic() - began

@@ -64,7 +64,7 @@ def test_work_that_is_not_done_in_time_goes_on(released: threading.Event) -> Non
 
 def test_when_all_threads_are_stuck_the_next_call_does_not_wait(released: threading.Event) -> None:
     """Its limit is 30 seconds, and it is refused without a wait: the work is not even begun."""
-    gate = LoginGate(threads=2)
+    gate = LoginGate(threads=2, queue_limit=0)
     stuck(gate, released)
     stuck(gate, released)
     begun = threading.Event()
@@ -76,7 +76,7 @@ def test_when_all_threads_are_stuck_the_next_call_does_not_wait(released: thread
 
 def test_a_thread_that_gets_free_is_used_again(released: threading.Event) -> None:
     """Stuck work that ends gives its place back."""
-    gate = LoginGate(threads=1)
+    gate = LoginGate(threads=1, queue_limit=0)
     free = gate._free
     stuck(gate, released)
     released.set()
@@ -87,7 +87,7 @@ def test_a_thread_that_gets_free_is_used_again(released: threading.Event) -> Non
 
 def test_failed_work_gives_its_place_back() -> None:
     """More failures than threads, and the gate still works."""
-    gate = LoginGate(threads=1)
+    gate = LoginGate(threads=1, queue_limit=0)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             gate.call(lambda: 1 // 0, seconds=LONG)
@@ -120,7 +120,7 @@ def test_a_result_that_comes_at_the_last_moment_is_no_error_of_the_work() -> Non
 
 def test_a_closed_gate_raises_and_keeps_its_places() -> None:
     """After `close`, calls raise; each gives its place back."""
-    gate = LoginGate(threads=1)
+    gate = LoginGate(threads=1, queue_limit=0)
     gate.close()
     for _ in range(3):
         with pytest.raises(RuntimeError):
@@ -129,7 +129,7 @@ def test_a_closed_gate_raises_and_keeps_its_places() -> None:
 
 def test_closing_waits_for_what_still_goes_on(released: threading.Event) -> None:
     """A slow login whose caller has gone on is seen to its end before `close` returns."""
-    gate, begun, ended = LoginGate(threads=1), threading.Event(), threading.Event()
+    gate, begun, ended = LoginGate(threads=1, queue_limit=0), threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
@@ -150,7 +150,7 @@ def test_closing_waits_for_what_still_goes_on(released: threading.Event) -> None
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_has_a_gate_of_its_own(released: threading.Event) -> None:
     """After a fork the child's gate is free though all of the parent's threads are stuck."""
-    gate = LoginGate(threads=1)
+    gate = LoginGate(threads=1, queue_limit=0)
     stuck(gate, released)
     child = os.fork()
     if child == 0:

@@ -6,11 +6,14 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
 from phr_refresh import AsyncPhrRefresh, Fact, Patient, PhrRefresh, Policy, Receipt, open_async_store, open_store
+from phr_refresh.statemachine.effects import Refresh
 from phr_refresh.unconnected import UnconnectedUpstream
+from support.fakes import RecordingWorker
 
 ADA = Patient("ada", "1012345678V123456", "12345")
 BUDGET = Policy().login_budget.total_seconds()
@@ -129,36 +132,37 @@ class ClosableUpstream:
 def test_a_slow_store_does_not_hold_up_a_login_that_goes_on_behind_it(shared_server) -> None:
     """With a store that answers too late the login returns in time, tells one fact, and is handed over all the same."""
     facts: list[Fact] = []
-    handed_over = threading.Event()
-
-    class Worker:
-        """Takes note."""
-
-        def start(self, run: object) -> None:
-            """Runs nothing."""
-
-        def hand_over(self, step: object, delay: float = 0.0) -> bool:
-            """Takes the step."""
-            handed_over.set()
-            return True
-
-        def close(self) -> int:
-            """Has nothing to let go of."""
-            return 0
+    worker = RecordingWorker()
 
     with closing(SlowProxy(shared_server("valkey").port, seconds=0.15)) as proxy:
         phr = PhrRefresh(
             store=open_store(f"{proxy.url}?socket_timeout=5"),
             upstream=UnconnectedUpstream(),
             observer=facts.append,
-            worker=Worker(),
+            worker=worker,
         )
         with closing(phr):
             seconds, receipt = timed(lambda: phr.login(ADA))
             assert ("deferred", "store_slow") == (receipt.kind, receipt.reason)
             assert seconds < BUDGET + 3 * SCHEDULING
-            assert handed_over.wait(10)
+    assert [Refresh(ADA)] == [step for step, _ in worker.taken]
     assert ["login_deferred"] == [fact.name for fact in facts]
+
+
+def test_a_burst_of_logins_loses_none() -> None:
+    """Of a hundred logins at the same moment every one is handed over, at once or a little later."""
+    worker = RecordingWorker()
+    people = [Patient(f"user-{number}", f"{number:010}V123456", "12345") for number in range(100)]
+    together = threading.Barrier(len(people))
+    phr = PhrRefresh(store=open_store("memory://"), upstream=UnconnectedUpstream(), worker=worker)
+
+    def log_in(patient: Patient) -> None:
+        together.wait()
+        phr.login(patient)
+
+    with closing(phr), ThreadPoolExecutor(len(people)) as pool:
+        list(pool.map(log_in, people))
+    assert {patient.user_id for patient in people} == {step.patient.user_id for step, _ in worker.taken}
 
 
 @pytest.mark.parametrize("nobody", [None, "ada", 7, object()])

@@ -67,7 +67,7 @@ class SqliteStore:
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set, in one transaction."""
-        with self._connections.lent() as connection:
+        with self._connections.lent_for_writing() as connection:
             # IMMEDIATE takes the write lock before the row is read: nobody changes it between the two.
             connection.execute("BEGIN IMMEDIATE")
             # Only now: waiting for the lock may have made the decision too old.

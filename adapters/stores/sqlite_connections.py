@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from ...statemachine.errors import StoreUnavailable
@@ -55,6 +56,7 @@ class SqliteConnections:
         # A deque, not a lock and a list: a lock held by another thread at a fork stays held in the child for ever.
         self._idle: deque[sqlite3.Connection] = deque()
         self._inherited: list[deque[sqlite3.Connection]] = []
+        self._writing = Lock()
 
     @contextmanager
     def lent(self) -> Iterator[sqlite3.Connection]:
@@ -73,6 +75,23 @@ class SqliteConnections:
         except OSError as error:
             raise StoreUnavailable(self._name, "cannot_open") from error
 
+    @contextmanager
+    def lent_for_writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one write; the other threads of this process wait here, not in SQLite.
+
+        SQLite waits for its lock by sleeping and trying again, and lets the lucky go first: of a hundred threads some
+        would starve. Between processes that is how it stays.
+        """
+        self._check_fork()
+        writing = self._writing
+        if not writing.acquire(timeout=self._busy_timeout):
+            raise StoreUnavailable(self._name, "locked")
+        try:
+            with self.lent() as connection:
+                yield connection
+        finally:
+            writing.release()
+
     def close(self) -> None:
         """Close every connection that is not lent; those are closed when they come back."""
         self._closed = True
@@ -80,12 +99,15 @@ class SqliteConnections:
             while True:
                 self._idle.pop().close()
 
-    def _take(self) -> sqlite3.Connection:
+    def _check_fork(self) -> None:
         if self._pid != os.getpid():
             # SQLite forbids a child of a fork to use its parent's connections, and to close them. They are kept,
-            # so that nothing closes them, and not used.
+            # so that nothing closes them, and not used. The lock may be held by a thread that is not here.
             self._inherited.append(self._idle)
-            self._idle, self._pid = deque(), os.getpid()
+            self._idle, self._writing, self._pid = deque(), Lock(), os.getpid()
+
+    def _take(self) -> sqlite3.Connection:
+        self._check_fork()
         try:
             return self._idle.pop()
         except IndexError:

@@ -18,21 +18,23 @@ class GateTimeout(Exception):
 
 
 class LoginGate:
-    """At most `threads` pieces of work at once; when all are stuck, the next one is not waited for at all.
+    """Runs work on `threads` threads; at most `queue_limit` more pieces wait. Beyond that nothing is even waited for.
 
     A socket time-out alone would not do: it does not bound name resolution, nor the sum of connect, TLS handshake,
-    greeting and answer. Work that is not done in time goes on in its thread, so a slow login is still handed over.
+    greeting and answer. Work that is not done in time goes on behind its caller's back, so a login that was slow, or
+    waited in a burst of others, is still handed over.
     """
 
-    def __init__(self, *, threads: int = 8) -> None:
-        self._size = threads
+    def __init__(self, *, threads: int = 8, queue_limit: int = 1000) -> None:
+        self._threads = threads
+        self._places = threads + queue_limit
         self._forget_parent()
         forget_parent = weakref.WeakMethod(self._forget_parent)
         os.register_at_fork(after_in_child=lambda: (forget := forget_parent()) and forget())
 
     def _forget_parent(self) -> None:
-        self._free = threading.BoundedSemaphore(self._size)
-        self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="phr-refresh-login")
+        self._free = threading.BoundedSemaphore(self._places)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="phr-refresh-login")
 
     def call(self, work: Callable[[], T], *, seconds: float) -> T:
         """The result of `work`. Raises `GateTimeout` after `seconds`, and what `work` raises."""
@@ -56,6 +58,6 @@ class LoginGate:
     def close(self) -> None:
         """Wait a few seconds for what still goes on, so that a slow login is handed over."""
         ends_at = time.monotonic() + _DRAIN_SECONDS
-        taken = [self._free.acquire(timeout=max(ends_at - time.monotonic(), 0)) for _ in range(self._size)]
+        taken = [self._free.acquire(timeout=max(ends_at - time.monotonic(), 0)) for _ in range(self._places)]
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._free.release(sum(taken))

@@ -102,6 +102,12 @@ class RecordingWorker:
         self.taken: list[tuple[Step, float]] = []
         self.is_full = is_full
 
+    def start(self, run: object) -> None:
+        pass
+
+    def close(self) -> int:
+        return 0
+
     def hand_over(self, step: Step, delay: float = 0.0) -> bool:
         if not self.is_full:
             self.taken.append((step, delay))
