@@ -136,6 +136,8 @@ TIMED_OUT: Final = "timed_out"
 #: The failure code of a kick-off that provably never left.
 NEVER_SENT: Final = "never_sent"
 
+# Made once: json.dumps would make an encoder for each call that asks for other separators.
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _LETTERS: Final = {ExtractState.IN_PROGRESS: "p", ExtractState.CURRENT: "c", ExtractState.FAILED: "f"}
 _EXTRACT_STATES: Final = {letter: state for state, letter in _LETTERS.items()}
 _KICK_OFFS: Final = {KickOff.CLAIMED: "c", KickOff.ACCEPTED: "a", KickOff.ANSWER_LOST: "l"}
@@ -178,7 +180,7 @@ def encode(record: RefreshRecord) -> bytes:
         }
     head = {"v": SCHEMA, "f": record.fingerprint, "s": record.state.value, "t": base}
     present = {name: value for name, value in fields.items() if value is not None}
-    return json.dumps(head | present, separators=(",", ":")).encode()
+    return _JSON.encode(head | present).encode()
 
 
 def decode(stored: bytes) -> RefreshRecord:
