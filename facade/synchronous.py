@@ -105,7 +105,11 @@ class PhrRefresh:
         return run(self._flows.refresh(patient), self._ports)
 
     def status(self, who: Patient | str) -> Status:
-        """Where the refresh stands. Given a `Patient` it asks the upstream when that is due, given a user id never."""
+        """Where the refresh stands. Given a `Patient` it asks the upstream when that is due, given a user id never.
+
+        The one caller per poll interval whose turn it is waits for the upstream's answer, up to its time-outs;
+        everybody else gets what the store knows, in one round trip.
+        """
         return run(self._flows.status(*key_and_patient(who)), self._ports)
 
     def session(self, patient: Patient) -> SessionToken:
