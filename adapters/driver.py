@@ -14,9 +14,10 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
+from math import ceil
 from typing import Any, TypeVar, assert_never
 
 from ..statemachine.draft import Flow
@@ -35,16 +36,18 @@ from ..statemachine.effects import (
     OpenSession,
     Pause,
     SessionFailed,
+    SessionOpened,
     SessionToken,
     StartRefresh,
     Tell,
 )
+from ..statemachine.errors import StoreUnavailable
 from ..statemachine.facts import Fact
 from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant, Policy, milliseconds
 from ..statemachine.record import decode, encode
 from ..statemachine.trace import Tap
-from .ports import AsyncStore, AsyncUpstream, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
+from .ports import AsyncStore, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
 T = TypeVar("T")
 Plan = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -52,27 +55,38 @@ Plan = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What effects are performed on. `sleep` is awaited if it gives something to await; `tap` sees each flow first."""
+    """What effects are performed on. `sleep` is awaited if it gives something to await; `tap` sees each flow first.
+
+    `offload` runs a call to the upstream, elsewhere if its result is to be awaited. `wall_clock` is this host's, in
+    milliseconds: only a token's remaining life is told by it.
+    """
 
     store: Store | AsyncStore
-    upstream: Upstream | AsyncUpstream
+    upstream: Upstream
     worker: TakesSteps
     seal: Seal
     observer: Observer
     policy: Policy
     sleep: Callable[[float], Awaitable[None] | None] = time.sleep
-    monotonic: Callable[[], float] = field(default=time.monotonic)
+    offload: Callable[[Callable[[], Any]], Any] = lambda call: call()
+    monotonic: Callable[[], float] = lambda: time.monotonic()
+    wall_clock: Callable[[], Instant] = lambda: round(datetime.now(UTC).timestamp() * 1000)
     tap: Tap | None = None
+
+
+_CONFLICTS = 200
+_ROUNDING = 1e-6
 
 
 class Performer:
     """Performs the effects of one run of one flow."""
 
-    __slots__ = ("_asked_at", "_heard_at", "_now", "_ports")
+    __slots__ = ("_asked_at", "_conflicts", "_heard_at", "_now", "_ports")
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._now: Instant = 0
+        self._conflicts = 0
         self._asked_at = self._heard_at = ports.monotonic()
 
     def plan(self, effect: Effect) -> Plan:
@@ -89,18 +103,15 @@ class Performer:
             case ListDue(limit):
                 return partial(ports.store.due, limit), tuple
             case OpenSession(patient):
-                if self._is_too_late():
-                    return partial(SessionFailed, "too_late"), self._stamped
-                return partial(ports.upstream.open_session, patient), self._stamped
+                opens = partial(ports.upstream.open_session, patient)
+                return self._timely(opens, SessionFailed("too_late")), self._opened
             case StartRefresh(patient):
-                if self._is_too_late():
-                    return partial(NeverSent, "too_late"), self._stamped
-                return partial(ports.upstream.start_refresh, patient), self._stamped
-            case AskStatus() if self._is_too_late(ports.policy.poll_interval):
-                # Somebody else may have claimed the next poll by now (rule R6).
-                return partial(CouldNotAsk, "too_late"), self._stamped
+                starts = partial(ports.upstream.start_refresh, patient)
+                return self._timely(starts, NeverSent("too_late")), self._kicked_off
             case AskStatus():
-                return partial(ports.upstream.ask_status, effect), self._stamped
+                asks = partial(ports.upstream.ask_status, effect)
+                seconds = (effect.turn_ends_at - effect.asked_at) / 1000
+                return self._timely(asks, CouldNotAsk("too_late"), seconds), self._stamped
             case HandOver(step, delay):
                 return partial(ports.worker.hand_over, step, delay), bool
             case Pause(seconds):
@@ -110,17 +121,38 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    def _is_too_late(self, limit: timedelta | None = None) -> bool:
-        waited = self._ports.monotonic() - self._asked_at
-        return waited > (limit or self._ports.policy.decision_age).total_seconds()
+    def _timely(self, call: Callable[[], Any], too_late: Any, seconds: float | None = None) -> Callable[[], Any]:
+        """`call`, unless by the time it is run its claim is older than `seconds`, by default `Policy.decision_age`."""
+        limit = self._ports.policy.decision_age.total_seconds() if seconds is None else seconds
+        ends_at = self._asked_at + limit
+
+        # Looked at where the call is made: it may have waited for a thread.
+        def timely() -> Any:
+            return too_late if self._ports.monotonic() > ends_at else call()
+
+        return partial(self._ports.offload, timely)
 
     def _hear(self, now: Instant) -> None:
         self._now = now
         self._heard_at = self._ports.monotonic()
 
     def _stamped(self, answer: Any) -> Any:
+        # From when the store was heard: not ahead of its clock, so that nothing is believed to be over too early.
         elapsed = self._ports.monotonic() - self._heard_at
         return replace(answer, at=self._now + int(elapsed * 1000))
+
+    def _kicked_off(self, answer: Any) -> Any:
+        # From when the store was asked: not behind its clock, so that the window counts from after the call.
+        elapsed = self._ports.monotonic() - self._asked_at
+        return replace(answer, at=self._now + ceil(elapsed * 1000 - _ROUNDING))
+
+    def _opened(self, answer: SessionOpened | SessionFailed) -> SessionOpened | SessionFailed:
+        left = answer.token.expires_at - self._ports.wall_clock() if isinstance(answer, SessionOpened) else 0
+        answer = self._stamped(answer)
+        if isinstance(answer, SessionFailed):
+            return answer
+        # The life that is left, by the clock that the adapter told it by, from now on by the store's (rule: one clock).
+        return replace(answer, token=replace(answer.token, expires_at=answer.at + left))
 
     def _loaded(self, key: UserKey, row: Row) -> Loaded:
         self._hear(row.now)
@@ -130,6 +162,10 @@ class Performer:
 
     def _written(self, effect: Commit, answer: Written | Row) -> Committed | Conflict:
         if isinstance(answer, Row):
+            self._conflicts += 1
+            if self._conflicts > _CONFLICTS:
+                # A store that takes longer than decisions last would keep every flow going for ever.
+                raise StoreUnavailable("of the records", "contended")
             return Conflict(self._loaded(effect.key, answer))
         self._hear(answer.now)
         for fact in effect.told:

@@ -5,7 +5,7 @@ the lifecycle; whatever they raise must be a `StoreError`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..statemachine.effects import (
@@ -30,7 +30,7 @@ class Row:
     value: bytes | None
     version: str
     now: Instant
-    token: bytes | None = None
+    token: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Change:
     due_at: Instant | None
     keep_until: Instant
     token_change: TokenChange = TokenChange.KEEP
-    token: bytes | None = None
+    token: bytes | None = field(default=None, repr=False)
     token_expires_at: Instant = 0
 
 
@@ -98,7 +98,10 @@ class AsyncStore(Protocol):
 
 
 class Upstream(Protocol):
-    """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver."""
+    """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver.
+
+    Its calls may block: under asyncio they are made in threads.
+    """
 
     #: The longest that a call can go on, in seconds: claims must outlast it, see `Policy`.
     longest_call: float
@@ -114,24 +117,6 @@ class Upstream(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
-
-
-class AsyncUpstream(Protocol):
-    """The same as `Upstream`, to be awaited."""
-
-    longest_call: float
-
-    def open_session(self, patient: Patient) -> Awaitable[SessionOpened | SessionFailed]:
-        """See `Upstream.open_session`."""
-
-    def start_refresh(self, patient: Patient) -> Awaitable[KickOffAnswer]:
-        """See `Upstream.start_refresh`."""
-
-    def ask_status(self, question: AskStatus) -> Awaitable[StatusReport | CouldNotAsk]:
-        """See `Upstream.ask_status`."""
-
-    def close(self) -> Awaitable[None]:
-        """See `Upstream.close`."""
 
 
 Runner = Callable[[Step], object]

@@ -24,7 +24,16 @@ from phr_refresh.statemachine.errors import (
 )
 from phr_refresh.statemachine.extract import ExtractState
 from phr_refresh.statemachine.facts import Fact
-from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
+from phr_refresh.statemachine.outcomes import (
+    Explanation,
+    ExtractStatus,
+    FailureStatus,
+    PossibleEvent,
+    Receipt,
+    ReceiptKind,
+    Status,
+    SweepReport,
+)
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.record import State
@@ -39,7 +48,9 @@ __all__ = [
     "EventRefused",
     "Explanation",
     "ExtractState",
+    "ExtractStatus",
     "Fact",
+    "FailureStatus",
     "InvalidPatient",
     "MissingExtra",
     "NotEligible",
@@ -47,6 +58,7 @@ __all__ = [
     "PhrRefresh",
     "PhrRefreshError",
     "Policy",
+    "PossibleEvent",
     "Receipt",
     "ReceiptKind",
     "RecordUnreadable",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.ports import AsyncUpstream, Observer, Seal, Upstream
+from phr_refresh.adapters.ports import Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import guard_loggers
 from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
-from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.errors import ConfigurationError, InvalidPatient
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey, key_of
@@ -18,7 +18,7 @@ from phr_refresh.statemachine.policy import Policy
 DEFAULT_STORE = "sqlite:///phr-refresh.db"
 
 
-def flows_under(policy: Policy, upstream: Upstream | AsyncUpstream) -> Flows:
+def flows_under(policy: Policy, upstream: Upstream) -> Flows:
     """The flows under `policy`. Raises `ConfigurationError` if a call can outlive the claim on it (rules R1, R2)."""
     longest = upstream.longest_call
     margin = policy.unanswered_margin - 2 * policy.decision_age
@@ -41,6 +41,13 @@ def new_id() -> str:
 def key_and_patient(who: Patient | str) -> tuple[UserKey, Patient | None]:
     """The store key of a patient or of a user id, and the patient where it is one. Raises `InvalidPatient`."""
     return (who.key, who) if isinstance(who, Patient) else (key_of(who), None)
+
+
+def as_patient(who: Patient) -> Patient:
+    """`who`. Raises `InvalidPatient` for anything but a `Patient`: a user id alone opens no session."""
+    if not isinstance(who, Patient):
+        raise InvalidPatient("patient", "a Patient, since a user id alone does not say whom to ask for")
+    return who
 
 
 class Silenceable:

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.ports import AsyncStore, AsyncUpstream, Observer, Seal
+from phr_refresh.adapters.ports import AsyncStore, Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_async_store
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, Silenceable, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
 
 T = TypeVar("T")
+
+#: Upstream calls under way at once; what waits for a thread too long is not sent.
+UPSTREAM_THREADS = 16
+#: Logins under way at once: with a store that hangs, more of them are not even tried.
+MOST_LOGINS = 1000
 
 
 class AsyncPhrRefresh:
     """Refreshes patients' records at login. One object per event loop; an async context manager.
 
-    See `PhrRefresh` for each method. An upstream that blocks is given as `ThreadedUpstream(upstream)`.
+    See `PhrRefresh` for each method. The upstream's calls block: each is made in one of `UPSTREAM_THREADS` threads.
     """
 
     def __init__(
         self,
         *,
         store: AsyncStore,
-        upstream: AsyncUpstream,
+        upstream: Upstream,
         worker: TaskWorker | None = None,
         policy: Policy | None = None,
         seal: Seal | None = None,
@@ -63,7 +70,11 @@ class AsyncPhrRefresh:
             policy=self._policy,
             tap=tap,
             sleep=asyncio.sleep,
+            offload=self._offload,
         )
+        self._threads = ThreadPoolExecutor(UPSTREAM_THREADS, thread_name_prefix="phr-refresh-upstream")
+        self._logins = 0
+        self._closed = False
         self._going_on: set[asyncio.Future[Any]] = set()
         self._worker.start(self._run_step)
 
@@ -73,14 +84,13 @@ class AsyncPhrRefresh:
     ) -> AsyncPhrRefresh:
         """From the environment, as `PhrRefresh.from_env`."""
         from phr_refresh.adapters.settings import MhvSettings
-        from phr_refresh.adapters.threaded_upstream import ThreadedUpstream
         from phr_refresh.adapters.upstream import MhvUpstream
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_async_store(settings.store_url),
-            upstream=ThreadedUpstream(MhvUpstream(mhv)),
+            upstream=MhvUpstream(mhv),
             worker=worker,
             policy=policy,
             seal=settings.seal,
@@ -89,34 +99,46 @@ class AsyncPhrRefresh:
 
     async def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
+        if self._closed or self._logins >= MOST_LOGINS:
+            return self._deferred("closed" if self._closed else "too_many_logins")
         observer = Silenceable(self._observer)
         login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
+        self._logins += 1
+        login.add_done_callback(self._login_ended)
         await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
         if not login.done():
             observer.silence()
-            self._tell("login_deferred", reason="store_slow")
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
+            return self._deferred("over_budget")
         try:
             return login.result()
+        except asyncio.CancelledError:
+            # Ours was cancelled, by `close`; a cancellation of the caller comes out of the `wait` above.
+            return self._deferred("closed")
         except Exception as error:
-            self._tell("login_deferred", reason="internal_error", error=safe_error(error))
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
+            return self._deferred("internal_error", error=safe_error(error))
+
+    def _login_ended(self, _: object) -> None:
+        self._logins -= 1
+
+    def _deferred(self, reason: str, **details: str) -> Receipt:
+        tell(self._observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
+        return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
 
     async def refresh(self, patient: Patient) -> Receipt:
         """See `PhrRefresh.refresh`. A caller that is cancelled does not cancel the refresh: others wait for it too."""
-        return await asyncio.shield(self._begin(run_async(self._flows.refresh(patient), self._ports)))
+        return await asyncio.shield(self._begin(run_async(self._flows.refresh(as_patient(patient)), self._ports)))
 
     async def status(self, who: Patient | str) -> Status:
         """See `PhrRefresh.status`."""
-        return await run_async(self._flows.status(*key_and_patient(who)), self._ports)
+        return await asyncio.shield(self._begin(run_async(self._flows.status(*key_and_patient(who)), self._ports)))
 
     async def session(self, patient: Patient) -> SessionToken:
         """See `PhrRefresh.session`. A caller that is cancelled does not cancel the creation: others wait for it too."""
-        return await asyncio.shield(self._begin(run_async(self._flows.session(patient), self._ports)))
+        return await asyncio.shield(self._begin(run_async(self._flows.session(as_patient(patient)), self._ports)))
 
     async def logout(self, who: Patient | str) -> None:
         """See `PhrRefresh.logout`."""
-        await run_async(self._flows.logout(key_and_patient(who)[0]), self._ports)
+        await asyncio.shield(self._begin(run_async(self._flows.logout(key_and_patient(who)[0]), self._ports)))
 
     async def explain(self, who: Patient | str) -> Explanation:
         """See `PhrRefresh.explain`."""
@@ -128,17 +150,27 @@ class AsyncPhrRefresh:
 
     async def close(self) -> None:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
-        dropped = await self._worker.close()
-        if dropped:
-            # No warning: what is dropped waits for its time, and readers of the status take over.
-            tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
-        for future in tuple(self._going_on):
-            future.cancel()
-        await self._upstream.close()
-        await self._store.close()
+        self._closed = True
+        try:
+            dropped = await self._worker.close()
+            if dropped:
+                # No warning: what is dropped waits for its time, and readers of the status take over.
+                tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
+            for future in tuple(self._going_on):
+                future.cancel()
+        finally:
+            await self._offload(self._upstream.close)
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            await self._store.close()
+
+    async def _offload(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Start `work`, which goes on whatever becomes of who waits for it."""
+        if self._closed:
+            work.close()
+            raise ConfigurationError("AsyncPhrRefresh", "it is closed", "make another one")
         future = asyncio.ensure_future(work)
         self._going_on.add(future)
         future.add_done_callback(self._going_on.discard)
@@ -149,10 +181,8 @@ class AsyncPhrRefresh:
         try:
             await run_async(self._flows.step(step), self._ports)
         except Exception as error:
-            self._tell("step_failed", step=type(step).__name__, error=safe_error(error), again=False)
-
-    def _tell(self, name: str, **details: str | int | bool) -> None:
-        tell(self._observer, Fact(name, details=details, is_warning=True))
+            details = {"step": type(step).__name__, "error": safe_error(error)}
+            tell(self._observer, Fact("step_failed", details=details, is_warning=True))
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import click
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.errors import CallerError, MissingExtra, PhrRefreshError
-from phr_refresh.statemachine.outcomes import ReceiptKind
+from phr_refresh.statemachine.outcomes import ReceiptKind, Status
 from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.record import State
 from rich.console import Console
 
 from . import diagrams
 from .assembly import DEFAULT_STORE, Settings
-from .cli_views import as_json, explanation_lines, receipt_lines, status_lines
+from .cli_views import advice, as_json, explanation_lines, receipt_lines, status_lines
 from .demo import Demo, DemoOptions
 from .demo_view import report, watcher
 from .directory import Directory
@@ -50,6 +53,7 @@ def run() -> int:
         result = cli.main(prog_name="phr-refresh", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
         return 1
     except click.ClickException as error:
         error.show()
@@ -57,6 +61,13 @@ def run() -> int:
     except PhrRefreshError as error:
         click.echo(f"Error: {error}", err=True)
         return 2 if isinstance(error, CallerError) and not isinstance(error, MissingExtra) else 1
+    except BrokenPipeError:
+        # Whoever read our output has had enough; what is left in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        click.echo(f"Error: {error.filename or 'the output'}: {error.strerror}; check the path.", err=True)
+        return 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,15 +124,20 @@ def login(user: str, store: str, patients: Path | None, follow: bool, as_json_: 
     Example: phr-refresh login ada --patients patients.json --follow
     """
     patient = _directory(patients).patient(user)
-    worker = InlineWorker()
-    with _connected(store, worker) as phr:
+    with _connected(store, InlineWorker()) as phr:
         receipt = phr.refresh(patient)
-        _show(receipt, receipt_lines, json_wanted=as_json_)
         if receipt.kind is ReceiptKind.DEFERRED:
+            _show(receipt, receipt_lines, json_wanted=as_json_)
+            click.echo(f"Error: nothing was started: {advice(receipt)}.", err=True)
             return 1
-        if follow:
-            return _follow(phr, patient, worker, json_wanted=as_json_)
-    return 0
+        if not follow:
+            _show(receipt, receipt_lines, json_wanted=as_json_)
+            return 0
+        if not as_json_:
+            click.echo("\n".join(receipt_lines(receipt)))
+        ended = _followed(phr, patient)
+        _show(ended, status_lines, json_wanted=as_json_)
+        return 0 if ended.state is State.COMPLETE or not ended.eligible else 1
 
 
 def _directory(path: Path | None) -> Directory:
@@ -130,13 +146,12 @@ def _directory(path: Path | None) -> Directory:
     return Directory(path)
 
 
-def _follow(phr: PhrRefresh, patient: Patient, worker: InlineWorker, *, json_wanted: bool) -> int:
-    while worker.later:
-        time.sleep(min(delay for _, delay in worker.later))
-        worker.run_later()
-    status = phr.status(patient)
-    _show(status, status_lines, json_wanted=json_wanted)
-    return 0 if status.state.value == "complete" else 1
+def _followed(phr: PhrRefresh, patient: Patient) -> Status:
+    """The status once there is nothing more to wait for, whoever started the refresh."""
+    while (status := phr.status(patient)).state is State.REFRESHING and status.next_check_at is not None:
+        wait = (status.next_check_at - datetime.now(UTC)).total_seconds()
+        time.sleep(min(max(wait, 0.05), 5.0))
+    return status
 
 
 @cli.command()
@@ -217,7 +232,13 @@ def diagram(write_to: Path | None, check_in: Path | None, table: bool) -> int:
 
 @cli.command()
 @click.option("--port", default=8900, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--dialect", default="extracts", show_default=True, type=click.Choice(["extracts", "http-code"]))
+@click.option(
+    "--dialect",
+    default="extracts",
+    show_default=True,
+    type=click.Choice(["extracts", "http-code"]),
+    help="How its status answers.",
+)
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.1, 1000), help="Times as fast.")
 def simulator(port: int, dialect: Any, speed: float) -> int:
     """Run an HTTP server that behaves as the upstream does, until interrupted.

@@ -38,6 +38,25 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     return lines
 
 
+def advice(receipt: Receipt) -> str:
+    """Why nothing was started, and what to do about it, in one sentence without its full stop."""
+    reason = receipt.reason or "unknown"
+    if reason in _OURS:
+        when = f"; try again from {_time(receipt.retry_at)}" if receipt.retry_at else "; try again later"
+        return f"{_OURS[reason]} ({reason}){when}"
+    if reason in ("http_401", "http_403"):
+        return f"the upstream refused us ({reason}); check PHR_REFRESH_APP_TOKEN, _AUTHORIZATION_KEY and _API_KEY"
+    return f"the upstream failed or could not be reached ({reason}); check PHR_REFRESH_MHV_URL and that it runs"
+
+
+_OURS = {
+    "window_closed": "this window's refresh has failed",
+    "backoff": "the last calls failed",
+    "session_being_created": "another process is creating the session",
+    "logged_out": "the patient has logged out",
+}
+
+
 def status_lines(status: Status) -> list[str]:
     """A status in a few lines."""
     if not status.eligible:

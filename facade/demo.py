@@ -98,6 +98,7 @@ class Demo:
         self._options = options
         self._watch = watch
         self._lock = threading.Lock()
+        self._stop = threading.Event()
         self._visits = _cast(options.patients)
         self._recorder = Recorder(self._visits[0].patient.key)
 
@@ -142,7 +143,12 @@ class Demo:
 
     def _all_at_once(self, work: Callable[[Visit], None]) -> None:
         with ThreadPoolExecutor(len(self._visits)) as pool:
-            list(pool.map(work, self._visits))
+            try:
+                list(pool.map(work, self._visits))
+            except BaseException:
+                # Interrupted, or nobody reads what is shown: the tabs must not go on polling.
+                self._stop.set()
+                raise
 
     def _visit(self, phr: PhrRefresh, visit: Visit) -> None:
         began = time.monotonic()
@@ -153,12 +159,12 @@ class Demo:
 
     def _poll(self, phr: PhrRefresh, visit: Visit, began: float) -> None:
         """One browser tab: asks every second until there is nothing more to wait for."""
-        while time.monotonic() - began < _GIVE_UP_SECONDS:
+        while time.monotonic() - began < _GIVE_UP_SECONDS and not self._stop.is_set():
             try:
                 status = phr.status(visit.patient)
             except StoreUnavailable:
                 # As a page does: the next poll may fare better. What never comes is a broken promise in the end.
-                time.sleep(1.0)
+                self._stop.wait(1.0)
                 continue
             with self._lock:
                 if visit.status is None or visit.status.state is not State.COMPLETE:
@@ -167,7 +173,7 @@ class Demo:
             if not status.eligible or status.state in (State.COMPLETE, State.STALE):
                 return
             # The worker has not begun: ask again soon, as a page does that has just loaded.
-            time.sleep(1.0 if status.state is State.REFRESHING else 0.1)
+            self._stop.wait(1.0 if status.state is State.REFRESHING else 0.1)
 
     def _come_again(self, phr: PhrRefresh, upstream: MhvUpstream, visit: Visit) -> None:
         """Read the vital signs through the cached session, and log in again inside the window."""

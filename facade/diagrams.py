@@ -41,7 +41,7 @@ def drifted(folder: Path) -> list[str]:
     return [
         name
         for name, content in documents().items()
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != content
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content.encode()
     ]
 
 

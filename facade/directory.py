@@ -27,10 +27,10 @@ class Directory:
     def _entries(self) -> dict[str, object]:
         setting = f"directory of patients {self._path}"
         try:
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            entries = json.loads(self._path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigurationError(setting, f"it cannot be read ({error.strerror})", "check the path") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ConfigurationError(setting, "it is not JSON", f"write {_FORM}") from None
         if not isinstance(entries, dict):
             raise ConfigurationError(setting, "it is not a JSON object", f"write {_FORM}")

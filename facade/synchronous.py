@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run, tell
 from phr_refresh.adapters.logs import LogObserver
@@ -15,14 +16,18 @@ from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
 from phr_refresh.adapters.workers.threads import ThreadWorker
+from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, Silenceable, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
+
+T = TypeVar("T")
 
 
 class PhrRefresh:
@@ -63,6 +68,7 @@ class PhrRefresh:
             tap=tap,
         )
         self._gate = LoginGate()
+        self._closed = False
         self._worker.start(self._run_step)
 
     @classmethod
@@ -86,6 +92,8 @@ class PhrRefresh:
 
     def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, returns within `Policy.login_budget` (rule R5). The work is the worker's."""
+        if self._closed:
+            return self._deferred("closed")
         observer = Silenceable(self._observer)
         try:
             return self._gate.call(
@@ -94,15 +102,17 @@ class PhrRefresh:
             )
         except GateTimeout:
             observer.silence()
-            self._tell("login_deferred", reason="store_slow")
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="store_slow")
+            return self._deferred("over_budget")
         except Exception as error:
-            self._tell("login_deferred", reason="internal_error", error=safe_error(error))
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="internal_error")
+            return self._deferred("internal_error", error=safe_error(error))
+
+    def _deferred(self, reason: str, **details: str) -> Receipt:
+        tell(self._observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
+        return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
 
     def refresh(self, patient: Patient) -> Receipt:
         """Start this window's refresh in this thread, unless that was done. Winner and losers get the same id."""
-        return run(self._flows.refresh(patient), self._ports)
+        return self._run(self._flows.refresh(as_patient(patient)))
 
     def status(self, who: Patient | str) -> Status:
         """Where the refresh stands. Given a `Patient` it asks the upstream when that is due, given a user id never.
@@ -110,42 +120,47 @@ class PhrRefresh:
         The one caller per poll interval whose turn it is waits for the upstream's answer, up to its time-outs;
         everybody else gets what the store knows, in one round trip.
         """
-        return run(self._flows.status(*key_and_patient(who)), self._ports)
+        return self._run(self._flows.status(*key_and_patient(who)))
 
     def session(self, patient: Patient) -> SessionToken:
         """The token for FHIR calls, created if needed. Raises `NotEligible` or `SessionUnavailable`; never None."""
-        return run(self._flows.session(patient), self._ports)
+        return self._run(self._flows.session(as_patient(patient)))
 
     def logout(self, who: Patient | str) -> None:
         """End the session and drop its token. The window stays: logging in again starts no second refresh."""
-        run(self._flows.logout(key_and_patient(who)[0]), self._ports)
+        self._run(self._flows.logout(key_and_patient(who)[0]))
 
     def explain(self, who: Patient | str) -> Explanation:
         """State, reason, last refusal, possible events and what happens next; for the people on call."""
-        return run(self._flows.explain(key_and_patient(who)[0]), self._ports)
+        return self._run(self._flows.explain(key_and_patient(who)[0]))
 
     def sweep(self, limit: int = 1000) -> SweepReport:
         """Apply what is due for at most `limit` patients whom nobody asks about."""
-        return run(self._flows.sweep(limit), self._ports)
+        return self._run(self._flows.sweep(limit))
 
     def close(self) -> None:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
-        self._gate.close()
-        dropped = self._worker.close()
-        if dropped:
-            # No warning: what is dropped waits for its time, and readers of the status take over.
-            tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
-        self._upstream.close()
-        self._store.close()
+        self._closed = True
+        with ExitStack() as stack:
+            stack.callback(self._store.close)
+            stack.callback(self._upstream.close)
+            self._gate.close()
+            dropped = self._worker.close()
+            if dropped:
+                # No warning: what is dropped waits for its time, and readers of the status take over.
+                tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
+
+    def _run(self, flow: Flow[T]) -> T:
+        if self._closed:
+            raise ConfigurationError("PhrRefresh", "it is closed", "make another one")
+        return run(flow, self._ports)
 
     def _run_step(self, step: Step) -> None:
         try:
             run(self._flows.step(step), self._ports)
         except Exception as error:
-            self._tell("step_failed", step=type(step).__name__, error=safe_error(error), again=False)
-
-    def _tell(self, name: str, **details: str | int | bool) -> None:
-        tell(self._observer, Fact(name, details=details, is_warning=True))
+            details = {"step": type(step).__name__, "error": safe_error(error)}
+            tell(self._observer, Fact("step_failed", details=details, is_warning=True))
 
     def __enter__(self) -> Self:
         return self

@@ -9,13 +9,16 @@ from .events import Event, EventName
 from .facts import Fact
 from .lifecycle import Step, catch_up, deadline_of, step
 from .patient import UserKey
-from .policy import Policy, milliseconds
+from .policy import Instant, Policy, milliseconds
 from .record import RefreshRecord, Refusal
 from .table import FINGERPRINT, Kind
 
 T = TypeVar("T")
 #: A flow yields effects, is sent their answers (`effects.py` says which), and returns a `T`.
 Flow = Generator[Effect, Any, T]
+
+
+_FAR = 4
 
 
 class Draft:
@@ -31,7 +34,7 @@ class Draft:
         self.policy = policy
         self.version = loaded.version
         self.now = loaded.now
-        self.record = loaded.record or RefreshRecord(since=loaded.now)
+        self.record = _within_reach(loaded.record or RefreshRecord(since=loaded.now), loaded.now, policy)
         self.steps: list[Step] = list(catch_up(self.record, self.now))
         self.changed = bool(self.steps)
         self.noted: list[str] = []
@@ -91,6 +94,23 @@ class Draft:
     def committed(self, answer: Committed) -> Loaded:
         """How things stand after the commit."""
         return Loaded(self.record, answer.version, answer.now)
+
+
+def _within_reach(record: RefreshRecord, now: Instant, policy: Policy) -> RefreshRecord:
+    """The record with what lies further ahead than any policy can have set it counted as due (rule R4).
+
+    A store's clock that was set back, as at the boot of a machine, would let everybody wait for it to come round. Not
+    so the window: there waiting is the safe side (rule R1).
+    """
+    reach = now + _FAR * milliseconds(policy.refresh_deadline)
+    if max(record.deadline_at, record.next_poll_at, record.opening_until, record.retry_at) <= reach:
+        return record
+    return record._replace(
+        deadline_at=now if record.deadline_at > reach else record.deadline_at,
+        next_poll_at=now if record.next_poll_at > reach else record.next_poll_at,
+        opening_until=now if record.opening_until > reach else record.opening_until,
+        retry_at=now if record.retry_at > reach else record.retry_at,
+    )
 
 
 def fact_of(key: UserKey, taken: Step) -> Fact:

@@ -3,7 +3,8 @@
 A flow is a generator. It yields one of the effects below, is sent the answer named beside it, and returns an
 outcome (`outcomes.py`). It performs nothing itself, so that the same flow runs under a sync driver, under asyncio,
 and under a test that steps it. All values are frozen. Every answer of an outside call carries `at`, the store's
-clock when the answer came in, as the driver carries it forward from the last store call.
+clock when the answer came in, as the driver carries it forward from the last store call: never ahead of it, except
+for the answers to `StartRefresh`, which are never behind it, since the window counts from there.
 
 ===============  ==============================================================  =================
 effect           answer                                                          may raise
@@ -196,13 +197,15 @@ class AnswerLost:
 class AskStatus:
     """Ask how the refresh stands. The times let the answer be told from one of an earlier refresh.
 
-    `answered_at` is None unless the kick-off was accepted. `asked_at` is the store's clock at the time of asking.
+    `answered_at` is None unless the kick-off was accepted. `asked_at` is the store's clock at the time of asking;
+    `turn_ends_at` is when the next poll may be another's: from then on this one is not sent (rule R6).
     """
 
     patient: Patient
     claimed_at: Instant
     answered_at: Instant | None
     asked_at: Instant
+    turn_ends_at: Instant = 1 << 62
 
 
 class Phase(StrEnum):

@@ -41,5 +41,7 @@ class Event:
     extracts: tuple[ExtractProgress, ...] = ()
     as_of: Instant | None = None
     retry_at: Instant = 0
+    #: Of a failure that can be tried again: how many there were in a row, this one included.
+    failures: int = 0
     #: Of a failure: a word such as "http_503".
     code: str = ""

@@ -22,6 +22,7 @@ from .effects import (
     ListDue,
     Loaded,
     NeverSent,
+    Pause,
     Refresh,
     Rejected,
     SessionToken,
@@ -31,12 +32,15 @@ from .effects import (
 from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreError
 from .events import Event, EventName
 from .following import Following
+from .kick_off import event_of
 from .opening import Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
-from .policy import Policy, milliseconds
+from .policy import Instant, Policy, milliseconds
 from .record import NEVER_SENT, State
 from .views import explanation_of, receipt_of, standing_receipt, status_of
+
+_TRIES_TO_RECORD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +198,24 @@ class Flows:
     def _kick_off(self, step: Refresh, claimed: Loaded, refresh_id: str) -> Flow[Receipt]:
         """Send the one call that this claim allows, record its answer, and see to what comes next."""
         patient = step.patient
-        answer: KickOffAnswer = yield StartRefresh(patient)
-        event = self._event_of(answer, refresh_id, claimed)
-        standing = Loaded(claimed.record, claimed.version, answer.at)
-        following = Following(patient.key, patient, self.policy)
-        try:
-            standing = yield from following.record(standing, event)
-        except StoreError as error:
-            # The call is out, and the claim stands in the store: following it settles what could not be recorded.
-            yield from tell("answer_not_recorded", patient.key, refresh_id=refresh_id, error=str(error))
-        record = following.record_in(standing)
+        answer: KickOffAnswer
+        if claimed.now - _claimed_at(claimed) > milliseconds(self.policy.decision_age):
+            # The claim's answer was lost, and it took too long to find the claim again.
+            answer = NeverSent("too_late", claimed.now)
+        else:
+            answer = yield StartRefresh(patient)
+        event = event_of(answer, refresh_id, claimed=claimed, policy=self.policy)
+        recorded = yield from self._recorded(patient, Loaded(claimed.record, claimed.version, answer.at), event)
+        standing = recorded or claimed
+        record = Following(patient.key, patient, self.policy).record_in(standing)
         match answer:
             case Accepted() | AnswerLost():
                 if not (yield HandOver(Follow(patient, refresh_id), milliseconds(self.policy.poll_interval) / 1000)):
                     yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
                 return receipt_of(ReceiptKind.STARTED, record)
+            case NeverSent() if recorded is None:
+                # The store still holds the claim, and nobody can take it back.
+                return receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=record.window_opens_at)
             case NeverSent():
                 again_in = max(event.retry_at - standing.now, 0) if record.failures < self.policy.retry_limit else None
                 receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=event.retry_at)
@@ -220,43 +227,29 @@ class Flows:
             case _:
                 assert_never(answer)
 
-    def _event_of(self, answer: KickOffAnswer, refresh_id: str, claimed: Loaded) -> Event:
-        opens_at = answer.at + milliseconds(self.policy.refresh_window)
-        poll_at = answer.at + milliseconds(self.policy.poll_interval)
-        failures = claimed.record.failures if claimed.record else 0
-        match answer:
-            case Accepted(at):
-                return Event(
-                    name=EventName.REFRESH_ACCEPTED,
-                    at=at,
-                    refresh_id=refresh_id,
-                    window_opens_at=opens_at,
-                    next_poll_at=poll_at,
-                )
-            case AnswerLost(reason, at):
-                return Event(
-                    name=EventName.ANSWER_LOST,
-                    at=at,
-                    refresh_id=refresh_id,
-                    window_opens_at=opens_at,
-                    next_poll_at=poll_at,
-                    code=reason,
-                )
-            case Rejected(reason, at):
-                return Event(
-                    name=EventName.REFRESH_FAILED, at=at, refresh_id=refresh_id, code=reason, window_opens_at=opens_at
-                )
-            case NeverSent(_, at):
-                return Event(
-                    name=EventName.REFRESH_FAILED,
-                    at=at,
-                    refresh_id=refresh_id,
-                    code=NEVER_SENT,
-                    window_opens_at=at,
-                    retry_at=at + self.policy.backoff_after(failures + 1),
-                )
-            case _:
-                assert_never(answer)
+    def _recorded(self, patient: Patient, standing: Loaded, event: Event) -> Flow[Loaded | None]:
+        """Record the answer, with a few tries if the store fails; None if it could not be.
+
+        Then the claim stands in the store, and following it settles what can be settled.
+        """
+        following = Following(patient.key, patient, self.policy)
+        for left in reversed(range(_TRIES_TO_RECORD)):
+            try:
+                return (yield from following.record(standing, event))
+            except StoreError as error:
+                yield from tell("answer_not_recorded", patient.key, refresh_id=event.refresh_id, error=str(error))
+            if left:
+                yield Pause(milliseconds(self.policy.session_wait_interval) / 1000)
+                try:
+                    standing = yield from load(patient.key)
+                except StoreError:
+                    continue
+        return None
+
+
+def _claimed_at(loaded: Loaded) -> Instant:
+    claimed_at = loaded.record.claimed_at if loaded.record else None
+    return loaded.now if claimed_at is None else claimed_at
 
 
 def _logouts(loaded: Loaded) -> int:

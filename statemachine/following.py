@@ -2,7 +2,7 @@
 
 from .draft import Draft, Flow, commit, tell
 from .effects import AskStatus, Conflict, CouldNotAsk, Loaded, Phase, StatusReport
-from .errors import EventRefused
+from .errors import EventRefused, StoreUnavailable
 from .events import Event, EventName
 from .patient import Patient, UserKey
 from .policy import Policy, milliseconds
@@ -32,7 +32,12 @@ class Following:
                 draft.note("poll_claim", next_poll_at=draft.now + self._interval(draft))
             if not draft.changed:
                 return loaded
-            result = yield from commit(draft)
+            try:
+                result = yield from commit(draft)
+            except StoreUnavailable as error:
+                # The record could be read: that is worth more to who asks than an error.
+                yield from tell("status_not_committed", self.key, error=str(error))
+                return loaded
             if isinstance(result, Loaded):
                 return (yield from self._ask(result)) if asks else result
             loaded = result.current
@@ -62,7 +67,10 @@ class Following:
         running = record.state in (State.REFRESHING, State.NO_SESSION) and loaded.now < record.deadline_at
         if record.refresh_id != refresh_id or not running or not record.awaits_answer(loaded.now):
             return None
-        return max(min(record.next_poll_at, record.deadline_at) - loaded.now, 0) / 1000
+        # A poll that is due still was missed: not at once again, or a slow store would be hammered.
+        wait = record.next_poll_at - loaded.now
+        wait = wait if wait > 0 else milliseconds(self.policy.poll_interval)
+        return max(min(wait, record.deadline_at - loaded.now), 0) / 1000
 
     def _is_time(self, record: RefreshRecord, loaded: Loaded) -> bool:
         return self.patient is not None and record.awaits_answer(loaded.now) and loaded.now >= record.next_poll_at
@@ -82,6 +90,7 @@ class Following:
             claimed_at=record.claimed_at,
             answered_at=record.answered_at if record.kick_off is KickOff.ACCEPTED else None,
             asked_at=loaded.now,
+            turn_ends_at=record.next_poll_at,
         )
         standing = Loaded(record, loaded.version, answer.at)
         if isinstance(answer, CouldNotAsk):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from .draft import Draft, Flow, commit, load, tell
 from .effects import Conflict, Loaded, OpenSession, Pause, Refresh, SessionFailed, SessionOpened, SessionToken
+from .errors import StoreUnavailable
 from .events import Event, EventName
 from .outcomes import Receipt, ReceiptKind
 from .policy import Policy, milliseconds
@@ -24,10 +25,13 @@ class Advance:
     again_in: int | None = None
 
 
+_STUMBLES = 2
+
+
 class Opening:
     """One attempt, under one `opening_id`. `refresh_id` None: only a session is wanted."""
 
-    __slots__ = ("logouts", "opening_id", "patient", "policy", "refresh_id", "waited")
+    __slots__ = ("logouts", "opening_id", "patient", "policy", "refresh_id", "stumbles", "waited")
 
     def __init__(self, step: Refresh, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
         self.patient = step.patient
@@ -36,6 +40,7 @@ class Opening:
         self.opening_id = opening_id
         self.refresh_id = refresh_id
         self.waited = 0
+        self.stumbles = 0
 
     def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance]:
         """Go on to a session and, if one is wanted, our claim on the kick-off; or to a receipt that says why not.
@@ -59,7 +64,7 @@ class Opening:
                 loaded, token = step.loaded, step.token
                 continue
             self._decide(draft, token)
-            result = yield from commit(draft)
+            result = yield from self._commit(draft)
             if isinstance(result, Loaded):
                 if self.refresh_id is None:
                     return Advance(result, token)
@@ -71,6 +76,19 @@ class Opening:
                     return (yield from self._give_back(loaded))
                 # Our claim lapsed and another went on: its session counts, ours is dropped unseen.
                 token = None
+
+    def _commit(self, draft: Draft) -> Flow[Loaded | Conflict]:
+        """Commit; where the store does not answer, look what became of it, a few times.
+
+        A claim that took effect without our hearing of it would otherwise stand for a call that nobody makes.
+        """
+        try:
+            return (yield from commit(draft))
+        except StoreUnavailable:
+            self.stumbles += 1
+            if self.stumbles > _STUMBLES:
+                raise
+        return Conflict((yield from load(self.patient.key)))
 
     def _ended(self, draft: Draft, loaded: Loaded, *, wait: bool) -> Advance | None:
         record = draft.record
@@ -123,12 +141,14 @@ class Opening:
     def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
         """Claim the creation of the session and create it; or wait for who has claimed it (rule R2)."""
         record = draft.record
-        if not self._is_ours(record):
-            if record.opening_id is not None and draft.now < record.opening_until:
+        age = milliseconds(self.policy.decision_age)
+        lasts = milliseconds(self.policy.session_claim) + 2 * age
+        # Ours already where the commit's answer was lost; claimed anew if that took too long to find out.
+        if not self._is_ours(record) or record.opening_until - draft.now < lasts - age:
+            if not self._is_ours(record) and record.opening_id is not None and draft.now < record.opening_until:
                 return (yield from self._wait(draft, wait=wait))
-            lasts = milliseconds(self.policy.session_claim) + 2 * milliseconds(self.policy.decision_age)
             draft.note("session_claim", opening_id=self.opening_id, opening_until=draft.now + lasts)
-            result = yield from commit(draft)
+            result = yield from self._commit(draft)
             if isinstance(result, Conflict):
                 return Advance(result.current)
             draft = Draft(self.patient.key, result, self.policy)
@@ -161,7 +181,8 @@ class Opening:
         while True:
             draft = Draft(self.patient.key, standing, self.policy)
             record = draft.record
-            failures = record.failures + 1
+            forgotten_after = milliseconds(self.policy.retry_backoff_max)
+            failures = record.failures_in_a_row(draft.now, forgotten_after=forgotten_after) + 1
             pause = self.policy.backoff_after(failures)
             draft.note(
                 "session_failure",

@@ -31,9 +31,10 @@ class ReceiptKind(StrEnum):
 class Receipt:
     """The answer to `login` and `refresh`. Winner and losers of a race get the same `refresh_id`.
 
-    `reason` of a deferred one: "window_closed" (this window's refresh failed), "backoff", "worker_full",
-    "store_unavailable", "store_slow", "session_being_created", "logged_out", "record_unreadable", "internal_error",
-    "never_sent", or the code with which the upstream refused the session or the kick-off, such as "http_503".
+    `reason` of a deferred one: "window_closed" (this window's refresh failed), "backoff", "worker_full", "over_budget"
+    (the login was not waited for; its work goes on), "too_many_logins", "store_unavailable", "record_unreadable",
+    "session_being_created", "logged_out", "closed", "internal_error", "never_sent", or the code with which the upstream
+    refused the session or the kick-off, such as "http_503".
     """
 
     kind: ReceiptKind

@@ -8,6 +8,8 @@ from .errors import ConfigurationError
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
 _TOO_MUCH = 1_000_000
+_LONGEST = timedelta(days=366)
+_SHORTEST_DECISION = timedelta(milliseconds=100)
 
 
 def milliseconds(duration: timedelta) -> int:
@@ -82,6 +84,10 @@ class Policy:
                 self._check_positive(name, value)
         self._check_number("poll_growth", self.poll_growth, (int, float))
         self._check_number("retry_limit", self.retry_limit, (int,))
+        if self.decision_age < _SHORTEST_DECISION:
+            raise ConfigurationError(
+                "Policy.decision_age", "a round trip to the store may take longer", "give at least 100 ms"
+            )
         if self.refresh_deadline > self.refresh_window:
             raise ConfigurationError(
                 "Policy.refresh_deadline", "it is longer than refresh_window", "give a shorter one"
@@ -102,6 +108,8 @@ class Policy:
             raise ConfigurationError(f"Policy.{name}", "it is not a timedelta", "give a datetime.timedelta")
         if milliseconds(value) <= 0:
             raise ConfigurationError(f"Policy.{name}", "it is not a positive duration", "give at least 1 millisecond")
+        if value > _LONGEST:
+            raise ConfigurationError(f"Policy.{name}", "it is longer than a year", "give a shorter one")
 
     def poll_interval_after(self, running: int) -> int:
         """Milliseconds until the next status call of a refresh that has been running for `running` milliseconds.

@@ -112,6 +112,10 @@ class RefreshRecord(NamedTuple):
         expires_at = self.session_expires_at
         return self.state is not State.NO_SESSION and expires_at is not None and now < expires_at
 
+    def failures_in_a_row(self, now: Instant, *, forgotten_after: int) -> int:
+        """How many tries failed in a row, forgotten so many milliseconds after the pause that they earned."""
+        return 0 if now > self.retry_at + forgotten_after else self.failures
+
     def window_is_open(self, now: Instant) -> bool:
         """Whether the window of the last kick-off has passed at `now`."""
         return now >= self.window_opens_at

@@ -171,7 +171,7 @@ def fail(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         # Only a call that never left sets these two: then the window is not spent, but there is a pause.
         "window_opens_at": event.window_opens_at or record.window_opens_at,
         "retry_at": event.retry_at,
-        "failures": record.failures + 1 if event.retry_at else 0,
+        "failures": event.failures,
     }
 
 

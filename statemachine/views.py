@@ -65,10 +65,13 @@ def status_of(record: RefreshRecord, now: Instant) -> Status:
 
 
 def _failure_of(record: RefreshRecord) -> FailureStatus | None:
-    failure = record.failure or record.session_failure
+    """The refresh's failure, or that of a later session call where a session is what is missing."""
+    failure, opens_at = record.failure, record.window_opens_at
+    session_failure = record.session_failure if record.state in (State.NO_SESSION, State.STALE) else None
+    if session_failure is not None and (failure is None or session_failure.at >= failure.at):
+        failure, opens_at = session_failure, 0
     if failure is None:
         return None
-    opens_at = record.window_opens_at if record.failure else 0
     return FailureStatus(failure.code, as_datetime(failure.at), _moment(max(opens_at, record.retry_at)))
 
 

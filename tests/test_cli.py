@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,41 @@ def test_a_login_runs_to_the_end_and_is_remembered(cli: CommandLine, simulator: 
     assert 1 == simulator.calls()["totals"]["refresh"]
 
 
+def test_following_a_refresh_that_another_started_goes_on_to_its_end(cli: CommandLine) -> None:
+    """`login --follow` of a patient whose refresh runs already stays until it has ended, and prints one object."""
+    assert "started" == json.loads(cli("login", "ada", "--json")[1])["kind"]
+    code, out, _ = cli("login", "ada", "--follow", "--json")
+    assert (0, "complete") == (code, json.loads(out)["state"])
+
+
+def test_a_refused_key_is_named(cli: CommandLine) -> None:
+    """A wrong key for the kick-off is said to be the thing to check."""
+    code, _, err = cli("login", "ada", PHR_REFRESH_AUTHORIZATION_KEY="wrong")
+    assert 1 == code
+    assert "refused us (http_401); check PHR_REFRESH_APP_TOKEN, _AUTHORIZATION_KEY" in err
+
+
+def test_an_interrupted_demo_stops_at_once(cli: CommandLine) -> None:
+    """Ctrl-C ends the demo with one word and exit code 1, without a traceback, before its refreshes end."""
+    command = [sys.executable, "-m", "phr_refresh", "demo", "--patients", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=cli.environ, **pipes) as process:
+        assert "patient" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (1, "Interrupted.") == (process.returncode, err.strip())
+    assert "sequenceDiagram" not in out
+
+
+def test_a_folder_that_cannot_be_written_is_said(cli: CommandLine) -> None:
+    """`diagram --write` into something that is no folder fails with one line."""
+    (cli.folder / "file").write_text("")
+    code, _, err = cli("diagram", "--write", "file/inside")
+    assert 1 == code
+    assert "check the path" in err
+    assert 1 == len(err.splitlines())
+
+
 def test_a_user_whom_nobody_knows_has_no_session(cli: CommandLine) -> None:
     """Without a directory of patients, `status` and `explain` of a user never seen say just that."""
     code, out, _ = cli("status", "nobody", PHR_REFRESH_PATIENTS="")
@@ -103,7 +139,7 @@ SENTENCES = {
     "upstream down": (
         ("login", "ada"),
         {"PHR_REFRESH_MHV_URL": "http://127.0.0.1:1"},
-        (1, "connection_refused"),
+        (1, "could not be reached (connection_refused)", "check PHR_REFRESH_MHV_URL"),
     ),
     "wrong upstream URL": (
         ("login", "ada"),
@@ -159,8 +195,6 @@ def test_a_refused_kick_off_fails_the_command(cli: CommandLine, simulator: Simul
 
 def test_the_simulator_says_how_to_use_it(cli: CommandLine) -> None:
     """`simulator` listens, prints the settings for it, and answers until it is interrupted."""
-    import signal
-
     import requests
 
     command = [sys.executable, "-m", "phr_refresh", "simulator", "--port", "0"]

@@ -5,7 +5,9 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,6 @@ from phr_refresh.adapters.driver import Ports, run, run_async
 from phr_refresh.adapters.ports import Change, Row, Written
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores.memory import MemoryStore
-from phr_refresh.adapters.threaded_upstream import ThreadedUpstream
 from phr_refresh.statemachine.effects import (
     AnswerLost,
     CouldNotAsk,
@@ -22,6 +23,7 @@ from phr_refresh.statemachine.effects import (
     NeverSent,
     Rejected,
     SessionFailed,
+    SessionOpened,
     TokenChange,
 )
 from phr_refresh.statemachine.errors import RecordUnreadable, SessionUnavailable, StoreUnavailable
@@ -31,7 +33,7 @@ from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import KickOff, State, decode
 from support.fakes import CountingStore, RecordingWorker, ScriptedUpstream, Silent
-from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND
+from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
 
 AGE = Policy().decision_age.total_seconds()
 
@@ -127,9 +129,9 @@ def test_a_session_call_decided_too_long_ago_is_not_sent(pause: float, calls: in
         assert (ReceiptKind.DEFERRED, "too_late") == (receipt.kind, receipt.reason)
 
 
-@pytest.mark.parametrize(("pause", "calls"), [(1.0, 1), (1.001, 0)])
+@pytest.mark.parametrize(("pause", "calls"), [(1.05, 1), (1.051, 0)])
 def test_a_poll_claimed_too_long_ago_is_not_sent(pause: float, calls: int, noon: Any) -> None:
-    """After a pause longer than the poll interval the next poll may be another's: nobody is asked (R6)."""
+    """After a pause longer than the interval that was claimed the next poll may be another's: nobody is asked (R6)."""
     rig = Rig()
     rig.refresh()
     noon.tick(1)
@@ -241,6 +243,44 @@ def test_a_token_copied_to_another_patients_key_does_not_open(seal: Any) -> None
     assert 1 == len(rig.observer.told("token_missing"))
 
 
+def test_a_call_that_waited_for_its_thread_is_looked_at_again() -> None:
+    """Under asyncio a call may wait for a thread: what is too late when its turn comes is not sent (R1, R2)."""
+    rig = Rig()
+
+    def waits(call: Any) -> Any:
+        rig.clock.seconds += AGE + 1
+        return call()
+
+    receipt = run(rig.flows.refresh(ADA), replace(rig.ports, offload=waits))
+    assert (0, "too_late") == (rig.upstream.opened, receipt.reason)
+
+
+def test_a_claim_whose_commit_is_answered_late_opens_the_window_late() -> None:
+    """The window counts from no earlier than the call: what the store's answer took is added, not taken off (R1)."""
+    rig = Rig()
+    rig.pause_before("write", nth=2, seconds=4.9)
+    assert ReceiptKind.STARTED is rig.refresh().kind
+    assert NOON + 4900 + HOUR == rig.record().window_opens_at
+
+
+def test_a_session_lasts_as_long_by_the_stores_clock_as_by_a_hosts_that_is_wrong() -> None:
+    """What counts of a host's clock is how much longer a token lasts, not what time it shows (DESIGN, section 6)."""
+    rig = Rig()
+    two_hours_behind = replace(rig.ports, wall_clock=lambda: NOON - 2 * HOUR)
+    rig.upstream.open_session = lambda patient: SessionOpened(token_until(NOON - 2 * HOUR + HOUR // 4, JWT))
+    run(rig.flows.refresh(ADA), two_hours_behind)
+    assert NOON + HOUR // 4 == rig.record().session_expires_at
+
+
+def test_a_store_that_is_slower_than_decisions_last_ends_in_an_error() -> None:
+    """Where every commit comes too late, a flow gives up instead of asking for ever."""
+    rig = Rig()
+    stale = Row(None, "", NOON)
+    rig.store.store = SimpleNamespace(load=lambda key, with_token=False: stale, write=lambda change: stale)
+    with pytest.raises(StoreUnavailable, match="contended"):
+        rig.refresh()
+
+
 @pytest.mark.parametrize("plain", [b"", b"[]", b"{}", b"null", b'{"k":1}', b"\xff", b'"text"'])
 def test_a_sealed_text_that_is_no_token_is_as_good_as_none(plain: bytes) -> None:
     """Whatever comes out of the seal, the session is created again and nothing is raised."""
@@ -349,13 +389,13 @@ def test_both_runners_give_the_same_outcomes(name: str, noon: Any) -> None:
     blocking, awaited = Rig(), Rig()
     SCRIPTS[name](blocking)
     SCRIPTS[name](awaited)
-    upstream = ThreadedUpstream(awaited.upstream)
     ports = Rig(
         store=awaited.store,
-        upstream=upstream,
+        upstream=awaited.upstream,
         worker=awaited.worker,
         observer=awaited.observer,
         sleep=asyncio.sleep,
+        offload=asyncio.to_thread,
         monotonic=awaited.clock,
     ).ports
     for verb in VERBS:

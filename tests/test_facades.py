@@ -1,6 +1,7 @@
 """Both public faces run a whole visit over real HTTP, on every store."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -19,12 +20,14 @@ from phr_refresh import (
     open_async_store,
     open_store,
 )
+from phr_refresh.adapters.ports import Row
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Fault, Simulator
-from phr_refresh.adapters.threaded_upstream import ThreadedUpstream
 from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.workers.tasks import TaskWorker
 
 ADA = Patient("ada", "1012345678V123456", "12345")
+OTHER = Patient("other", "1012345680V123456", "12346")
 OUTSIDER = Patient("eve", "1012345679V123456")
 FAST = Policy(poll_interval=timedelta(milliseconds=20), login_budget=timedelta(seconds=5))
 
@@ -77,7 +80,7 @@ def test_an_asynchronous_visit(backend, simulator: Simulator, upstream: MhvUpstr
     """The same visit with await."""
 
     async def visit() -> None:
-        async with AsyncPhrRefresh(store=backend.open_async(), upstream=ThreadedUpstream(upstream), policy=FAST) as phr:
+        async with AsyncPhrRefresh(store=backend.open_async(), upstream=upstream, policy=FAST) as phr:
             assert "handed_over" == (await phr.login(ADA)).kind
             while (status := await phr.status(ADA)).state not in (State.COMPLETE, State.STALE):
                 await asyncio.sleep(0)
@@ -101,9 +104,7 @@ def test_a_cancelled_waiter_harms_nobody(simulator: Simulator, upstream: MhvUpst
     simulator.script(Fault("login", "latency", seconds=0.2, times=1))
 
     async def visit() -> str:
-        async with AsyncPhrRefresh(
-            store=open_async_store("memory://"), upstream=ThreadedUpstream(upstream), policy=FAST
-        ) as phr:
+        async with AsyncPhrRefresh(store=open_async_store("memory://"), upstream=upstream, policy=FAST) as phr:
             first = asyncio.create_task(phr.session(ADA))
             while not simulator.calls()["totals"]["login"]:
                 await asyncio.sleep(0)
@@ -115,6 +116,66 @@ def test_a_cancelled_waiter_harms_nobody(simulator: Simulator, upstream: MhvUpst
 
     assert runner.run(visit())
     assert (1, 0) == (simulator.calls()["totals"]["login"], simulator.calls()["simultaneous_logins"])
+
+
+def test_a_cancelled_reader_harms_nobody(simulator: Simulator, upstream: MhvUpstream, runner: asyncio.Runner) -> None:
+    """A browser that gives up while the upstream is asked for it does not undo the answer: the record says complete."""
+
+    async def visit() -> tuple[int, State]:
+        async with AsyncPhrRefresh(
+            store=open_async_store("memory://"), upstream=upstream, policy=FAST, worker=TaskWorker(queue_limit=1)
+        ) as phr:
+            await phr.refresh(ADA)
+            await phr.refresh(OTHER)  # the worker has room for one: nobody follows the refresh of this patient
+            simulator.completed_earlier(OTHER.icn, seconds_ago=0)
+            simulator.script(Fault("status", "latency", icn=OTHER.icn, seconds=0.2))
+            while "status" not in simulator.calls()["patients"].get(simulator.pseudonym(OTHER.icn), {}):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(phr.status(OTHER), 0.05)
+            while (status := await phr.status("other")).state is State.REFRESHING:
+                await asyncio.sleep(0)
+            return simulator.calls()["patients"][simulator.pseudonym(OTHER.icn)]["status"], status.state
+
+    assert (1, State.COMPLETE) == runner.run(visit())
+
+
+def test_what_is_closed_says_so(upstream: MhvUpstream, runner: asyncio.Runner) -> None:
+    """After `close` a login is deferred and everything else is an error of the caller's, sync and async alike."""
+    phr = PhrRefresh(store=open_store("memory://"), upstream=upstream)
+    phr.close()
+    assert ("deferred", "closed") == (phr.login(ADA).kind, phr.login(ADA).reason)
+    with pytest.raises(ConfigurationError, match="PhrRefresh: it is closed; make another one"):
+        phr.status(ADA)
+
+    async def visit() -> None:
+        phr = AsyncPhrRefresh(store=open_async_store("memory://"), upstream=upstream)
+        await phr.close()
+        assert "closed" == (await phr.login(ADA)).reason
+        with pytest.raises(ConfigurationError, match="AsyncPhrRefresh: it is closed"):
+            await phr.status(ADA)
+
+    runner.run(visit())
+
+
+def test_a_login_under_way_survives_close(upstream: MhvUpstream, runner: asyncio.Runner) -> None:
+    """An asynchronous login that waits for its store while the service shuts down gets a receipt, no cancellation."""
+
+    async def visit() -> str | None:
+        store = open_async_store("memory://")
+        hang = asyncio.Event()
+
+        async def load(key: str, *, with_token: bool = False) -> Row:
+            await hang.wait()
+            raise AssertionError("never comes back")
+
+        store.load = load
+        phr = AsyncPhrRefresh(store=store, upstream=upstream, policy=FAST)
+        login = asyncio.create_task(phr.login(ADA))
+        await asyncio.sleep(0)
+        await phr.close()
+        return (await login).reason
+
+    assert "closed" == runner.run(visit())
 
 
 def test_nobody_without_an_account_gets_a_session(upstream: MhvUpstream, simulator: Simulator) -> None:

@@ -208,12 +208,13 @@ def test_what_is_asked_tells_an_earlier_refresh_from_this_one() -> None:
     """The question carries the claim, the answer's time only if there was one, and the time of asking."""
     world = running()
     question = world.stepper(world.flows.status(ADA.key, ADA)).until(AskStatus).effect
-    assert AskStatus(ADA, claimed_at=NOON, answered_at=NOON, asked_at=NOON + SECOND) == question
+    times = {"claimed_at": NOON, "asked_at": NOON + SECOND, "turn_ends_at": NOON + 2 * SECOND + 50}
+    assert AskStatus(ADA, answered_at=NOON, **times) == question
     world = World(kick_off_answers=deque([AnswerLost("timed_out")]))
     world.logged_in()
     world.now += SECOND
     question = world.stepper(world.flows.status(ADA.key, ADA)).until(AskStatus).effect
-    assert AskStatus(ADA, claimed_at=NOON, answered_at=None, asked_at=NOON + SECOND) == question
+    assert AskStatus(ADA, answered_at=None, **times) == question
 
 
 def test_following_asks_once_per_step_and_hands_over_the_next() -> None:

@@ -110,11 +110,50 @@ def test_threads_work_side_by_side() -> None:
     barrier = threading.Barrier(4)
     worker = ThreadWorker(threads=3)
     worker.start(lambda item: barrier.wait(LONG) and None)
-    for number in range(3):
-        worker.hand_over(step(number))
+    for _ in range(3):
+        worker.hand_over(Refresh(ADA))
     barrier.wait(LONG)
     assert 0 == worker.close()
     assert not barrier.broken
+
+
+def test_following_never_takes_all_threads() -> None:
+    """While status calls hang, half of the threads stay for the kick-offs of who logs in now."""
+    hang, begun = threading.Event(), threading.Semaphore(0)
+    refreshed = threading.Event()
+
+    def work(item: Step) -> None:
+        if isinstance(item, Refresh):
+            refreshed.set()
+        else:
+            begun.release()
+            hang.wait(LONG)
+
+    worker = ThreadWorker(threads=2)
+    worker.start(work)
+    for number in range(5):
+        worker.hand_over(step(number))
+    assert begun.acquire(timeout=LONG)
+    worker.hand_over(Refresh(ADA))
+    assert refreshed.wait(LONG)
+    assert 4 == worker.waiting
+    hang.set()
+    assert 0 == worker.close()
+
+
+def test_a_thread_that_cannot_be_started_loses_no_step(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
+    """Where the system refuses threads the answer is False and no exception; once it gives them, steps run."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker = started(bench)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert not worker.hand_over(step(1))
+    assert worker.hand_over(step(2))
+    bench.wait_for(bench.ended, 1)
+    assert ["2"] == bench.done
 
 
 def test_closing_finishes_what_is_due_and_drops_the_rest(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from math import isfinite
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 import jwt
 
@@ -59,7 +59,7 @@ class MhvSessions:
         claims = _claims(token)
         subject_id = _subject_id(claims.get("subjectId"))
         now = int(time.time() * 1000)
-        ends = _expiry(claims.get("exp"), now=now)
+        ends = _expiry(claims.get("exp"), claims.get("iat"), now=now)
         if not subject_id or ends is None:
             return _BAD_TOKEN
         expires_at = ends - milliseconds(self._settings.token_early_expiry)
@@ -93,12 +93,20 @@ def _subject_id(claim: object) -> str:
     return text if text.isprintable() and len(text) <= 256 else ""
 
 
-def _expiry(claim: object, *, now: Instant) -> Instant | None:
-    """When the token ends, at most an hour from `now`; None if `claim` is no NumericDate (RFC 7519, section 2)."""
-    if claim is None:
+def _expiry(expires: object, issued: object, *, now: Instant) -> Instant | None:
+    """When the token ends, by this host's clock, at most an hour from `now`; None if `exp` is no NumericDate.
+
+    A token that says when it was issued was issued just now: then its life counts, whatever the two clocks show
+    (RFC 7519, section 2; section 4.1.6).
+    """
+    if expires is None:
         return now + _LONGEST_LIFE
-    if isinstance(claim, bool) or not isinstance(claim, int | float):
+    if not _is_date(expires):
         return None
-    if isinstance(claim, float) and not isfinite(claim):
-        return None
-    return int(min(claim * 1000, now + _LONGEST_LIFE))
+    if _is_date(issued):
+        return now + int(min((expires - issued) * 1000, _LONGEST_LIFE))
+    return int(min(expires * 1000, now + _LONGEST_LIFE))
+
+
+def _is_date(claim: object) -> TypeGuard[float]:
+    return (isinstance(claim, int) and not isinstance(claim, bool)) or (isinstance(claim, float) and isfinite(claim))

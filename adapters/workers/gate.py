@@ -60,4 +60,5 @@ class LoginGate:
         ends_at = time.monotonic() + _DRAIN_SECONDS
         taken = [self._free.acquire(timeout=max(ends_at - time.monotonic(), 0)) for _ in range(self._places)]
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._free.release(sum(taken))
+        if any(taken):
+            self._free.release(sum(taken))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from ...statemachine.effects import Step
 from ...statemachine.errors import ConfigurationError
@@ -36,7 +37,8 @@ class TaskWorker:
         """See `Worker.hand_over`. Must be called in the loop."""
         if self._closed or self._run is None or len(self._tasks) >= self._limit:
             return False
-        task = asyncio.get_running_loop().create_task(self._later(self._run, step, delay))
+        # In a context of its own: that of the login would put the host's user into every later log event.
+        task = asyncio.get_running_loop().create_task(self._later(self._run, step, delay), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if delay > 0:

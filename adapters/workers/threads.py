@@ -1,4 +1,4 @@
-"""ThreadWorker: a bounded pool of threads over one heap of steps; the default worker."""
+"""ThreadWorker: a bounded pool of threads over heaps of steps; the default worker."""
 
 import heapq
 import os
@@ -7,7 +7,7 @@ import time
 import weakref
 from itertools import count
 
-from ...statemachine.effects import Step
+from ...statemachine.effects import Follow, Refresh, Step
 from ...statemachine.errors import ConfigurationError
 from ..ports import Runner
 
@@ -27,16 +27,17 @@ class ThreadWorker:
         self._limit = queue_limit
         self._drain_seconds = drain_seconds
         self._run: Runner | None = None
+        self._closed = False
         self._forget_parent()
         forget_parent = weakref.WeakMethod(self._forget_parent)
         os.register_at_fork(after_in_child=lambda: (forget := forget_parent()) and forget())
 
     def _forget_parent(self) -> None:
         self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Step]] = []
+        self._heaps: dict[type[Step], list[tuple[float, int, Step]]] = {Refresh: [], Follow: []}
         self._order = count()
         self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._following = 0
 
     def start(self, run: Runner) -> None:
         """See `Worker.start`."""
@@ -46,40 +47,66 @@ class ThreadWorker:
     def waiting(self) -> int:
         """How many steps wait, delayed ones included."""
         with self._changed:
-            return len(self._heap)
+            return self._count()
+
+    def _count(self) -> int:
+        return sum(len(heap) for heap in self._heaps.values())
 
     def hand_over(self, step: Step, delay: float = 0.0) -> bool:
         """See `Worker.hand_over`."""
         with self._changed:
-            if self._closed or self._run is None or len(self._heap) >= self._limit:
+            if self._closed or self._run is None or self._count() >= self._limit:
                 return False
-            heapq.heappush(self._heap, (time.monotonic() + delay, next(self._order), step))
-            if len(self._threads) < self._size:
-                self._add_thread()
+            if len(self._threads) < self._size and not self._add_thread():
+                return False
+            heapq.heappush(self._heaps[type(step)], (time.monotonic() + delay, next(self._order), step))
             self._changed.notify()
         return True
 
-    def _add_thread(self) -> None:
-        name = f"phr-refresh-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
+    def _add_thread(self) -> bool:
+        """One more thread; whether there is any. The system may refuse one for want of memory or of process ids."""
+        thread = threading.Thread(target=self._work, name=f"phr-refresh-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return bool(self._threads)
         self._threads.append(thread)
-        thread.start()
+        return True
 
     def _work(self) -> None:
         while (step := self._next()) is not None:
-            if self._run is not None:
-                self._run(step)
+            try:
+                if self._run is not None:
+                    self._run(step)
+            finally:
+                if isinstance(step, Follow):
+                    with self._changed:
+                        self._following -= 1
+                        self._changed.notify()
 
     def _next(self) -> Step | None:
         """The next step whose time has come; None when the worker is closed and nothing is due."""
         with self._changed:
             while True:
-                wait = self._heap[0][0] - time.monotonic() if self._heap else None
-                if wait is not None and wait <= 0:
-                    return heapq.heappop(self._heap)[2]
+                now = time.monotonic()
+                step = self._due(now)
+                if step is not None:
+                    return step
                 if self._closed:
                     return None
-                self._changed.wait(wait)
+                times = [heap[0][0] - now for heap in self._heaps.values() if heap and heap[0][0] > now]
+                self._changed.wait(min(times, default=None))
+
+    def _due(self, now: float) -> Step | None:
+        # Refreshes first, and never all threads for following: a status endpoint that hangs must not keep the
+        # kick-offs of who logs in now from being sent.
+        if (refreshes := self._heaps[Refresh]) and refreshes[0][0] <= now:
+            return heapq.heappop(refreshes)[2]
+        follows = self._heaps[Follow]
+        if follows and follows[0][0] <= now and self._following < max(self._size // 2, 1):
+            self._following += 1
+            return heapq.heappop(follows)[2]
+        return None
 
     def close(self) -> int:
         """See `Worker.close`: waits up to `drain_seconds` for what is due and for what runs."""
@@ -90,6 +117,7 @@ class ThreadWorker:
         for thread in self._threads:
             thread.join(max(ends_at - time.monotonic(), 0))
         with self._changed:
-            dropped = len(self._heap)
-            self._heap.clear()
+            dropped = self._count()
+            for heap in self._heaps.values():
+                heap.clear()
         return dropped
