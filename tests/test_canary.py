@@ -19,6 +19,7 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.adapters.workers.inline import InlineWorker
+from support.samples import UNHURRIED
 
 ICN, CORRELATION_ID = "1012345678V123456", "canary-correlation-id"
 APP_TOKEN, AUTHORIZATION_KEY = "canary-app-token", "canary-authorization-key"
@@ -91,7 +92,7 @@ def test_a_visit_shows_no_identifier(fault: str, sealed: bool, backend, logged: 
         seal = FernetSeal([Fernet.generate_key().decode()]) if sealed else None
         stored = backend.open()
         upstream = MhvUpstream(settings)
-        with closing(PhrRefresh(store=stored, upstream=upstream, worker=worker, seal=seal)) as phr:
+        with closing(PhrRefresh(store=stored, upstream=upstream, worker=worker, seal=seal, policy=UNHURRIED)) as phr:
             seen = visit(phr, worker)
             values = [repr(stored.load(ADA.key, with_token=True))]
             token = "eyJ" if sealed else "no token is looked for in a store that is not sealed"
@@ -112,7 +113,8 @@ def test_store_keys_show_no_identifier(shared_server) -> None:
             authorization_key=simulator.authorization_key,
         )
         worker = InlineWorker()
-        with closing(PhrRefresh(store=open_store(server.url), upstream=MhvUpstream(settings), worker=worker)) as phr:
+        store, upstream = open_store(server.url), MhvUpstream(settings)
+        with closing(PhrRefresh(store=store, upstream=upstream, worker=worker, policy=UNHURRIED)) as phr:
             phr.login(ADA)
             with closing(server.client()) as client:
                 keys = b" ".join(client.keys()).decode()

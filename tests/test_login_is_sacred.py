@@ -14,6 +14,7 @@ from phr_refresh import AsyncPhrRefresh, Fact, Patient, PhrRefresh, Policy, Rece
 from phr_refresh.statemachine.effects import Refresh
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.fakes import RecordingWorker
+from support.samples import UNHURRIED
 
 ADA = Patient("ada", "1012345678V123456", "12345")
 BUDGET = Policy().login_budget.total_seconds()
@@ -161,7 +162,9 @@ def test_a_login_of_something_that_is_no_patient_is_deferred(nobody: object) -> 
     """Even a programming error of the host comes back as a receipt, and as one fact that names the error's type."""
     facts: list[Fact] = []
     with closing(
-        PhrRefresh(store=open_store("memory://"), upstream=UnconnectedUpstream(), observer=facts.append)
+        PhrRefresh(
+            store=open_store("memory://"), upstream=UnconnectedUpstream(), observer=facts.append, policy=UNHURRIED
+        )
     ) as phr:
         receipt = phr.login(nobody)
     assert ("deferred", "internal_error") == (receipt.kind, receipt.reason)

@@ -15,7 +15,7 @@ from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.patient import Patient
 from structlog.testing import capture_logs
 from support.fakes import ScriptedUpstream
-from support.samples import CORRELATION_ID, ICN, JWT
+from support.samples import CORRELATION_ID, ICN, JWT, UNHURRIED
 
 USER_ID = "ada@portal.example"
 ADA = Patient(USER_ID, ICN, "9988776655")
@@ -41,6 +41,7 @@ def lifecycle(observer: LogObserver | None = None, upstream: ScriptedUpstream | 
             upstream=upstream or ScriptedUpstream(),
             worker=worker,
             observer=observer or LogObserver(KEY),
+            policy=UNHURRIED,
         ) as phr,
     ):
         phr.login(ADA)

@@ -16,6 +16,7 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.adapters.workers.inline import InlineWorker
+from support.samples import UNHURRIED
 
 PROGRAMS = Path(__file__).parent / "programs"
 ADA = Patient("ada", "1012345678V123456", "12345")
@@ -50,7 +51,8 @@ def environment(simulator: Simulator, store_url: str) -> dict[str, str]:
 def opened(simulator: Simulator, store_url: str) -> PhrRefresh:
     """A PhrRefresh of this process, on the same store and upstream."""
     settings = MhvSettings.from_env(environment(simulator, store_url))
-    return PhrRefresh(store=open_store(store_url), upstream=MhvUpstream(settings), worker=InlineWorker())
+    store = open_store(store_url)
+    return PhrRefresh(store=store, upstream=MhvUpstream(settings), worker=InlineWorker(), policy=UNHURRIED)
 
 
 def die(moment: str, simulator: Simulator, store_url: str) -> int:
@@ -138,11 +140,11 @@ def test_a_forked_child_logs_in(simulator: Simulator, tmp_path: Path) -> None:
     store_url = f"sqlite:///{tmp_path / 'store.db'}"
     program = (
         "import os\n"
-        "from phr_refresh import Patient, PhrRefresh\n"
-        "phr = PhrRefresh.from_env()\n"
+        "from datetime import timedelta\n"
+        "from phr_refresh import Patient, PhrRefresh, Policy\n"
+        "phr = PhrRefresh.from_env(policy=Policy(login_budget=timedelta(seconds=30)))\n"
         "child = os.fork()\n"
         "number = 1 if child else 2\n"
-        "phr.status('nobody')  # creates the file, which may take longer than a login may\n"
         "kind = phr.login(Patient(f'user-{number}', f'101234567{number}V123456', '12345')).kind\n"
         "os.write(1, f'{kind.value}\\n'.encode())\n"
         "phr.close()\n"

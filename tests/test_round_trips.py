@@ -9,7 +9,7 @@ from phr_refresh import PhrRefresh, ReceiptKind, State
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
 from support.fakes import CountingStore, ScriptedUpstream, Silent
-from support.samples import ADA, GUEST, NOON
+from support.samples import ADA, GUEST, NOON, UNHURRIED
 
 START = "2030-01-01T12:00:00Z"
 
@@ -22,7 +22,9 @@ class Portal:
         self.store = CountingStore(MemoryStore())
         self.worker = InlineWorker()
         self.upstream = ScriptedUpstream()
-        self.phr = PhrRefresh(store=self.store, upstream=self.upstream, worker=self.worker, observer=Silent())
+        self.phr = PhrRefresh(
+            store=self.store, upstream=self.upstream, worker=self.worker, observer=Silent(), policy=UNHURRIED
+        )
 
     def trips(self, verb: object, *arguments: object) -> int:
         """The round trips of one call."""

@@ -278,7 +278,7 @@ def test_tasks_run_what_they_are_given_within_their_bound() -> None:
 
 
 def test_tasks_are_bounded() -> None:
-    """Full is full, delayed and running ones included."""
+    """Full is full, delayed ones included."""
 
     async def work() -> None:
         bench = AsyncBench()
@@ -290,6 +290,26 @@ def test_tasks_are_bounded() -> None:
         await asyncio.sleep(0)
         assert 1 == await worker.close()
         assert ["1"] == bench.done
+
+    in_loop(work)
+
+
+def test_a_running_task_leaves_room_for_its_successor() -> None:
+    """A step that hands over the next one while it runs is not in its way."""
+
+    async def work() -> None:
+        worker = TaskWorker(queue_limit=1)
+        room: list[bool] = []
+
+        async def run(item: Step) -> None:
+            room.append(worker.hand_over(item, NEVER))
+
+        worker.start(run)
+        worker.hand_over(step(1))
+        while not room:
+            await asyncio.sleep(0)
+        assert [True] == room
+        assert 1 == await worker.close()
 
     in_loop(work)
 

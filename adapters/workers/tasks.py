@@ -11,7 +11,10 @@ AsyncRunner = Callable[[Step], Awaitable[None]]
 
 
 class TaskWorker:
-    """Runs each step as a task of the running loop; at most `concurrency` at once, at most `queue_limit` in all."""
+    """Runs each step as a task of the running loop; at most `concurrency` at once.
+
+    At most `queue_limit` steps wait, delayed ones included; then `hand_over` says False.
+    """
 
     def __init__(self, *, concurrency: int = 64, queue_limit: int = 10_000, drain_seconds: float = 5.0) -> None:
         if concurrency < 1 or queue_limit < 1:
@@ -21,6 +24,7 @@ class TaskWorker:
         self._drain_seconds = drain_seconds
         self._run: AsyncRunner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
         self._delayed: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -30,12 +34,12 @@ class TaskWorker:
 
     @property
     def waiting(self) -> int:
-        """How many steps wait or run."""
-        return len(self._tasks)
+        """How many steps wait, delayed ones included."""
+        return len(self._tasks) - self._running
 
     def hand_over(self, step: Step, delay: float = 0.0) -> bool:
         """See `Worker.hand_over`. Must be called in the loop."""
-        if self._closed or self._run is None or len(self._tasks) >= self._limit:
+        if self._closed or self._run is None or self.waiting >= self._limit:
             return False
         # In a context of its own: that of the login would put the host's user into every later log event.
         task = asyncio.get_running_loop().create_task(self._later(self._run, step, delay), context=Context())
@@ -53,7 +57,11 @@ class TaskWorker:
             if task is not None:
                 self._delayed.discard(task)
         async with self._slots:
-            await run(step)
+            self._running += 1
+            try:
+                await run(step)
+            finally:
+                self._running -= 1
 
     async def close(self) -> int:
         """Lets go of what waits for its time, and waits up to `drain_seconds` for the rest."""
