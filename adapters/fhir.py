@@ -2,39 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import assert_never
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from ..statemachine.effects import SessionToken
+from ..statemachine.errors import ConfigurationError
 from .http_client import Answer, HttpClient, Lost, NotSent
+from .ports import NotReady, Records, RecordsAnswer, RecordsFailed
 from .settings import MhvSettings
 
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _NO_PATIENT_YET = "HAPI-1363"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Vitals:
-    """The first page of the vital signs: a FHIR Bundle as parsed JSON, and how many there are in all."""
-
-    bundle: Mapping[str, object]
-    total: int
-
-    def __repr__(self) -> str:
-        return f"Vitals(<bundle withheld>, total={self.total})"
-
-
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """The FHIR server does not know the patient yet: the first refresh has not ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class FhirFailed:
-    """Nothing could be read. `reason` is a code such as "http_401", "several_patients" or "timed_out"."""
-
-    reason: str
 
 
 class FhirClient:
@@ -44,26 +22,37 @@ class FhirClient:
         self._settings = settings
         self._http = http
 
-    def vitals(self, token: SessionToken) -> Vitals | NotReady | FhirFailed:
-        """The vital signs of the token's patient, past the server's cache (which is up to 60 s old).
+    def read(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        """The records of one `kind` in `MhvSettings.records`, past the server's cache (which is up to 60 s old).
 
-        Two calls: the patient by `subject_id`, then their observations. An error HAPI-1363 is taken for "not yet",
-        though old servers used it for several patients too: which of the two it was shows once the refresh has ended.
+        Two calls: the patient by the token's `subject_id`, then their resources. An error HAPI-1363 is taken for "not
+        yet", though old servers used it for several patients too: which it was shows once the refresh has ended.
+        Raises `ConfigurationError` for a kind that nobody configured.
         """
+        if not self._settings.fhir_url:
+            raise ConfigurationError("MhvSettings.fhir_url (PHR_REFRESH_FHIR_URL)", "it is not set", "set it")
+        resource, _, query = self._search_of(kind).partition("?")
         found = self._search("Patient", {"identifier": token.subject_id}, token)
         if not isinstance(found, dict):
             return found
         patient_id = _only_patient(found)
         if not isinstance(patient_id, str):
             return patient_id
-        bundle = self._search("Observation", {"patient": patient_id, "category": "vital-signs"}, token)
+        bundle = self._search(resource, {"patient": patient_id, **dict(parse_qsl(query))}, token)
         if not isinstance(bundle, dict):
             return bundle
-        return Vitals(bundle, _total(bundle))
+        return Records(bundle, _total(bundle))
+
+    def _search_of(self, kind: str) -> str:
+        search = self._settings.records.get(kind)
+        if search is None:
+            known = ", ".join(sorted(self._settings.records))
+            raise ConfigurationError("MhvSettings.records", f"it has no such kind (it has {known})", "add it")
+        return search
 
     def _search(
         self, resource: str, query: Mapping[str, str], token: SessionToken
-    ) -> dict[str, object] | NotReady | FhirFailed:
+    ) -> dict[str, object] | NotReady | RecordsFailed:
         outcome = self._http.call(
             "GET",
             f"{self._settings.fhir_url}/{resource}?{urlencode(query)}",
@@ -74,20 +63,20 @@ class FhirClient:
         )
         match outcome:
             case NotSent(reason) | Lost(reason):
-                return FhirFailed(reason)
+                return RecordsFailed(reason)
             case Answer():
                 return _bundle(outcome)
         assert_never(outcome)
 
 
-def _bundle(answer: Answer) -> dict[str, object] | NotReady | FhirFailed:
+def _bundle(answer: Answer) -> dict[str, object] | NotReady | RecordsFailed:
     body = answer.json_object()
     if answer.status == 202 or (answer.status == 500 and _says_no_patient(body)):
         return NotReady()
     if answer.status != 200:
-        return FhirFailed(answer.code)
+        return RecordsFailed(answer.code)
     if body is None or body.get("resourceType") != "Bundle":
-        return FhirFailed(answer.cut or "unreadable_answer")
+        return RecordsFailed(answer.cut or "unreadable_answer")
     return dict(body)
 
 
@@ -108,12 +97,12 @@ def _total(bundle: Mapping[str, object]) -> int:
     return total if type(total) is int and total >= 0 else len(_entries(bundle))
 
 
-def _only_patient(bundle: Mapping[str, object]) -> str | NotReady | FhirFailed:
+def _only_patient(bundle: Mapping[str, object]) -> str | NotReady | RecordsFailed:
     resources = [entry.get("resource") for entry in _entries(bundle) if isinstance(entry, dict)]
     patients = [item for item in resources if isinstance(item, dict) and item.get("resourceType") == "Patient"]
     if len(patients) > 1 or _total(bundle) > 1:
-        return FhirFailed("several_patients")
+        return RecordsFailed("several_patients")
     if not patients:
-        return NotReady() if _total(bundle) == 0 else FhirFailed("unreadable_answer")
+        return NotReady() if _total(bundle) == 0 else RecordsFailed("unreadable_answer")
     found = patients[0].get("id")
-    return found if isinstance(found, str) and _FHIR_ID.fullmatch(found) else FhirFailed("unreadable_answer")
+    return found if isinstance(found, str) and _FHIR_ID.fullmatch(found) else RecordsFailed("unreadable_answer")

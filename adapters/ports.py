@@ -4,7 +4,7 @@ Each is a `Protocol`: an adapter needs no import from here, only these methods. 
 the lifecycle; whatever they raise must be a `StoreError`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from ..statemachine.effects import (
     KickOffAnswer,
     SessionFailed,
     SessionOpened,
+    SessionToken,
     StatusReport,
     Step,
     TokenChange,
@@ -97,6 +98,32 @@ class AsyncStore(Protocol):
         """See `Store.close`."""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Records:
+    """The first page of the records of one kind: a FHIR Bundle as parsed JSON, and how many there are in all."""
+
+    bundle: Mapping[str, object]
+    total: int
+
+    def __repr__(self) -> str:
+        return f"Records(<bundle withheld>, total={self.total})"
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """The FHIR server does not know the patient yet: the first refresh has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsFailed:
+    """Nothing could be read. `reason` is a code such as "http_401", "several_patients" or "timed_out"."""
+
+    reason: str
+
+
+RecordsAnswer = Records | NotReady | RecordsFailed
+
+
 class Upstream(Protocol):
     """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver.
 
@@ -114,6 +141,9 @@ class Upstream(Protocol):
 
     def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
         """Ask once how the refresh stands."""
+
+    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        """Read the records of one kind that the upstream keeps for the token's patient. Raises for an unknown kind."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -78,6 +78,8 @@ class MhvSettings:
     verify: str | Literal[True] = True
     user_agent: str = "phr-refresh"
     max_answer_bytes: int = 1_048_576
+    #: The records that patients can read: name -> FHIR search, to which the patient is added.
+    records: Mapping[str, str] = field(default_factory=lambda: {"vitals": "Observation?category=vital-signs"})
     #: The same for a page of records.
     max_bundle_bytes: int = 16_777_216
 

@@ -6,12 +6,13 @@ from ..statemachine.effects import (
     KickOffAnswer,
     SessionFailed,
     SessionOpened,
+    SessionToken,
     StatusReport,
 )
-from ..statemachine.errors import ConfigurationError
 from ..statemachine.patient import Patient
 from .fhir import FhirClient
 from .http_client import HttpClient
+from .ports import RecordsAnswer
 from .redaction import guard_loggers
 from .session_creation.mhv import MhvSessions
 from .settings import MhvSettings
@@ -38,14 +39,8 @@ class MhvUpstream:
         )
         self._sessions = MhvSessions(settings, self._http)
         self._phr_manager = PhrManager(settings, self._http)
+        self._fhir = FhirClient(settings, self._http)
         self.longest_call = self._http.longest_call
-
-    @property
-    def fhir(self) -> FhirClient:
-        """A reader of the FHIR server, over the same connections. Raises `ConfigurationError` without a `fhir_url`."""
-        if not self._settings.fhir_url:
-            raise ConfigurationError("MhvSettings.fhir_url (PHR_REFRESH_FHIR_URL)", "it is not set", "set it")
-        return FhirClient(self._settings, self._http)
 
     def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
         """See `MhvSessions.open_session`."""
@@ -58,6 +53,10 @@ class MhvUpstream:
     def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
         """See `PhrManager.ask_status`."""
         return self._phr_manager.ask_status(question)
+
+    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        """See `FhirClient.read`. Raises `ConfigurationError` without a `fhir_url`."""
+        return self._fhir.read(kind, token)
 
     def close(self) -> None:
         """Close idle connections."""

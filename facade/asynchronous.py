@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.ports import AsyncStore, Observer, Seal, Upstream
+from phr_refresh.adapters.ports import AsyncStore, Observer, RecordsAnswer, Seal, Upstream
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_async_store
@@ -60,13 +60,13 @@ class AsyncPhrRefresh:
         self._store = store
         self._upstream = upstream
         self._worker = worker or TaskWorker()
-        self._observer = observer or LogObserver()
+        self.observer = observer or LogObserver()
         self._ports = Ports(
             store=store,
             upstream=upstream,
             worker=self._worker,
             seal=seal or PlainSeal(),
-            observer=self._observer,
+            observer=self.observer,
             policy=self._policy,
             tap=tap,
             sleep=asyncio.sleep,
@@ -101,7 +101,7 @@ class AsyncPhrRefresh:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
         if self._closed or self._logins >= MOST_LOGINS:
             return self._deferred("closed" if self._closed else "too_many_logins")
-        observer = Silenceable(self._observer)
+        observer = Silenceable(self.observer)
         login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
         self._logins += 1
         login.add_done_callback(self._login_ended)
@@ -121,7 +121,7 @@ class AsyncPhrRefresh:
         self._logins -= 1
 
     def _deferred(self, reason: str, **details: str) -> Receipt:
-        tell(self._observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
+        tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
         return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
 
     async def refresh(self, patient: Patient) -> Receipt:
@@ -135,6 +135,11 @@ class AsyncPhrRefresh:
     async def session(self, patient: Patient) -> SessionToken:
         """See `PhrRefresh.session`. A caller that is cancelled does not cancel the creation: others wait for it too."""
         return await asyncio.shield(self._begin(run_async(self._flows.session(as_patient(patient)), self._ports)))
+
+    async def records(self, patient: Patient, kind: str) -> RecordsAnswer:
+        """See `PhrRefresh.records`."""
+        token = await self.session(patient)
+        return await self._offload(lambda: self._upstream.read_records(kind, token))
 
     async def logout(self, who: Patient | str) -> None:
         """See `PhrRefresh.logout`."""
@@ -155,7 +160,7 @@ class AsyncPhrRefresh:
             dropped = await self._worker.close()
             if dropped:
                 # No warning: what is dropped waits for its time, and readers of the status take over.
-                tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
+                tell(self.observer, Fact("worker_closed", details={"dropped": dropped}))
             for future in tuple(self._going_on):
                 future.cancel()
         finally:
@@ -182,7 +187,7 @@ class AsyncPhrRefresh:
             await run_async(self._flows.step(step), self._ports)
         except Exception as error:
             details = {"step": type(step).__name__, "error": safe_error(error)}
-            tell(self._observer, Fact("step_failed", details=details, is_warning=True))
+            tell(self.observer, Fact("step_failed", details=details, is_warning=True))
 
     async def __aenter__(self) -> Self:
         return self

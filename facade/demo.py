@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from phr_refresh.adapters.fhir import Vitals
+from phr_refresh.adapters.ports import Records
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.stores import open_store
@@ -54,7 +54,7 @@ class Visit:
     login_seconds: float = 0.0
     receipt: Receipt | None = None
     second_receipt: Receipt | None = None
-    vitals: Vitals | None = None
+    vitals: Records | None = None
     calls: dict[str, int] = field(default_factory=dict)
 
 
@@ -180,8 +180,8 @@ class Demo:
         first = visit is self._visits[0]
         if visit.patient.is_member:
             token = phr.session(visit.patient)
-            answer = upstream.fhir.vitals(token)
-            visit.vitals = answer if isinstance(answer, Vitals) else None
+            answer = upstream.read_records("vitals", token)
+            visit.vitals = answer if isinstance(answer, Records) else None
             if first:
                 self._recorder.note("Login->>FHIR: GET Observation, category vital-signs, with the token")
                 total = visit.vitals.total if visit.vitals else 0

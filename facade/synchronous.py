@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.ports import Observer, Seal, Store, Upstream, Worker
+from phr_refresh.adapters.ports import Observer, RecordsAnswer, Seal, Store, Upstream, Worker
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_store
@@ -57,13 +57,13 @@ class PhrRefresh:
         self._store = store
         self._upstream = upstream
         self._worker = worker or ThreadWorker()
-        self._observer = observer or LogObserver()
+        self.observer = observer or LogObserver()
         self._ports = Ports(
             store=store,
             upstream=upstream,
             worker=self._worker,
             seal=seal or PlainSeal(),
-            observer=self._observer,
+            observer=self.observer,
             policy=self._policy,
             tap=tap,
         )
@@ -94,7 +94,7 @@ class PhrRefresh:
         """The login hook: never raises, returns within `Policy.login_budget` (rule R5). The work is the worker's."""
         if self._closed:
             return self._deferred("closed")
-        observer = Silenceable(self._observer)
+        observer = Silenceable(self.observer)
         try:
             return self._gate.call(
                 lambda: run(self._flows.login(patient), replace(self._ports, observer=observer)),
@@ -107,7 +107,7 @@ class PhrRefresh:
             return self._deferred("internal_error", error=safe_error(error))
 
     def _deferred(self, reason: str, **details: str) -> Receipt:
-        tell(self._observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
+        tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
         return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
 
     def refresh(self, patient: Patient) -> Receipt:
@@ -125,6 +125,13 @@ class PhrRefresh:
     def session(self, patient: Patient) -> SessionToken:
         """The token for FHIR calls, created if needed. Raises `NotEligible` or `SessionUnavailable`; never None."""
         return self._run(self._flows.session(as_patient(patient)))
+
+    def records(self, patient: Patient, kind: str) -> RecordsAnswer:
+        """One kind of the patient's records, read with their session, which is created if needed (see `session`).
+
+        It says nothing about how old they are: that is `status`. Failures to read are answers, not exceptions.
+        """
+        return self._upstream.read_records(kind, self.session(patient))
 
     def logout(self, who: Patient | str) -> None:
         """End the session and drop its token. The window stays: logging in again starts no second refresh."""
@@ -148,7 +155,7 @@ class PhrRefresh:
             dropped = self._worker.close()
             if dropped:
                 # No warning: what is dropped waits for its time, and readers of the status take over.
-                tell(self._observer, Fact("worker_closed", details={"dropped": dropped}))
+                tell(self.observer, Fact("worker_closed", details={"dropped": dropped}))
 
     def _run(self, flow: Flow[T]) -> T:
         if self._closed:
@@ -160,7 +167,7 @@ class PhrRefresh:
             run(self._flows.step(step), self._ports)
         except Exception as error:
             details = {"step": type(step).__name__, "error": safe_error(error)}
-            tell(self._observer, Fact("step_failed", details=details, is_warning=True))
+            tell(self.observer, Fact("step_failed", details=details, is_warning=True))
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """An upstream for commands that only read the store."""
 
-from phr_refresh.statemachine.effects import AskStatus, CouldNotAsk, NeverSent, SessionFailed
+from phr_refresh.adapters.ports import RecordsAnswer, RecordsFailed
+from phr_refresh.statemachine.effects import AskStatus, CouldNotAsk, NeverSent, SessionFailed, SessionToken
 from phr_refresh.statemachine.patient import Patient
 
 _REASON = "no_upstream_configured"
@@ -22,6 +23,10 @@ class UnconnectedUpstream:
     def ask_status(self, question: AskStatus) -> CouldNotAsk:
         """Is not asked."""
         return CouldNotAsk(_REASON)
+
+    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        """Has nothing to read."""
+        return RecordsFailed(_REASON)
 
     def close(self) -> None:
         """Has nothing to let go of."""

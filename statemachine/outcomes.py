@@ -19,7 +19,7 @@ class ReceiptKind(StrEnum):
     STARTED = "started"
     #: Another call has claimed the refresh; this is its receipt. (refresh only)
     JOINED = "joined"
-    #: The refresh of this window has completed: the data are current.
+    #: The refresh of this window has completed: the data are current, and `retry_at` is when the window opens.
     FRESH = "fresh"
     #: No MHV account: no session, no refresh (rule R8).
     NOT_ELIGIBLE = "not_eligible"
@@ -68,11 +68,14 @@ class Status:
     """Where a patient's refresh stands. `as_of`: when the data were last known good. `since`: when `state` was entered.
 
     `next_check_at`: when asking again can first tell something new; None while nothing is under way.
-    `partial`: complete, though some extracts failed.
+    `partial`: complete, though some extracts failed. `under_way`: a refresh runs, or the session for it is being
+    created; anything else is settled until somebody starts something. `read_at`: the store's time when this was so.
     """
 
     state: State
     eligible: bool = True
+    under_way: bool = False
+    read_at: datetime | None = None
     since: datetime | None = None
     as_of: datetime | None = None
     refresh_id: str | None = None

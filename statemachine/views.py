@@ -42,7 +42,7 @@ def standing_receipt(record: RefreshRecord, now: Instant, running: ReceiptKind) 
     if record.state is State.REFRESHING:
         return receipt_of(running, record)
     if record.state is State.COMPLETE:
-        return receipt_of(ReceiptKind.FRESH, record)
+        return receipt_of(ReceiptKind.FRESH, record, retry_at=record.window_opens_at)
     if record.state is not State.NO_SESSION and not record.window_is_open(now):
         return receipt_of(ReceiptKind.DEFERRED, record, reason="window_closed", retry_at=record.window_opens_at)
     if now < record.retry_at:
@@ -52,8 +52,11 @@ def standing_receipt(record: RefreshRecord, now: Instant, running: ReceiptKind) 
 
 def status_of(record: RefreshRecord, now: Instant) -> Status:
     """The status that `record` stands for at `now`; what was due must have been applied."""
+    is_opening = now < record.opening_until and record.window_is_open(now)
     return Status(
         state=record.state,
+        under_way=record.state is State.REFRESHING or is_opening,
+        read_at=as_datetime(now),
         since=_moment(record.since) if record.fingerprint else None,
         as_of=_moment(record.as_of),
         refresh_id=record.refresh_id,

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from phr_refresh.adapters.fhir import FhirFailed, NotReady, Vitals
+from phr_refresh.adapters.ports import RecordsFailed, NotReady, Records
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.statemachine.effects import SessionToken
@@ -72,13 +72,13 @@ def vitals(server, monkeypatch):
     """Reads the vital signs from the server, past any proxy of this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     upstream = made(f"http://127.0.0.1:{server.server_port}/fhir/", max_bundle_bytes=10_000)
-    yield lambda: upstream.fhir.vitals(TOKEN)
+    yield lambda: upstream.read_records("vitals", TOKEN)
     upstream.close()
 
 
 def test_the_vital_signs_are_found_by_the_subject(server, vitals):
     """Patient by identifier, then observations by patient: the bundle comes back as it was."""
-    assert Vitals(bundle(HEART_RATE), 1) == vitals()
+    assert Records(bundle(HEART_RATE), 1) == vitals()
     asked = [(urlsplit(path).path, parse_qs(urlsplit(path).query)) for path, _ in server.requests]
     expected = [
         ("/fhir/Patient", {"identifier": [SUBJECT]}),
@@ -100,21 +100,21 @@ NO_VITALS = {
     "HAPI-1363": ("Patient", (500, outcome("HAPI-1363: no patient, or several")), NotReady()),
     "no patient": ("Patient", (200, bundle()), NotReady()),
     "202 for observations": ("Observation", (202, outcome("not yet")), NotReady()),
-    "another 500": ("Patient", (500, outcome("HAPI-0389: broken")), FhirFailed("http_500")),
-    "500 of no JSON": ("Patient", (500, b"HAPI-1363"), FhirFailed("http_500")),
-    "500 without issues": ("Patient", (500, {"issue": [7, None]}), FhirFailed("http_500")),
-    "401": ("Patient", (401, {}), FhirFailed("http_401")),
-    "a redirect": ("Patient", (302, {}), FhirFailed("redirected")),
-    "two patients": ("Patient", (200, bundle(PATIENT, PATIENT)), FhirFailed("several_patients")),
-    "two by the total": ("Patient", (200, bundle(PATIENT, total=2)), FhirFailed("several_patients")),
-    "one by the total only": ("Patient", (200, bundle(total=1)), FhirFailed("unreadable_answer")),
-    "entries of the wrong type": ("Patient", (200, bundle(entry=[7, None], total=1)), FhirFailed("unreadable_answer")),
-    "a patient without an id": ("Patient", (200, bundle({"resourceType": "Patient"})), FhirFailed("unreadable_answer")),
-    "an id that is a path": ("Patient", (200, bundle(PATIENT | {"id": "../x"})), FhirFailed("unreadable_answer")),
-    "no bundle": ("Patient", (200, PATIENT), FhirFailed("unreadable_answer")),
-    "garbage": ("Observation", (200, b"<html>"), FhirFailed("unreadable_answer")),
-    "a bundle too large": ("Observation", (200, bundle(x="x" * 20_000)), FhirFailed("too_large")),
-    "observations: 503": ("Observation", (503, {}), FhirFailed("http_503")),
+    "another 500": ("Patient", (500, outcome("HAPI-0389: broken")), RecordsFailed("http_500")),
+    "500 of no JSON": ("Patient", (500, b"HAPI-1363"), RecordsFailed("http_500")),
+    "500 without issues": ("Patient", (500, {"issue": [7, None]}), RecordsFailed("http_500")),
+    "401": ("Patient", (401, {}), RecordsFailed("http_401")),
+    "a redirect": ("Patient", (302, {}), RecordsFailed("redirected")),
+    "two patients": ("Patient", (200, bundle(PATIENT, PATIENT)), RecordsFailed("several_patients")),
+    "two by the total": ("Patient", (200, bundle(PATIENT, total=2)), RecordsFailed("several_patients")),
+    "one by the total only": ("Patient", (200, bundle(total=1)), RecordsFailed("unreadable_answer")),
+    "entries of the wrong type": ("Patient", (200, bundle(entry=[7, None], total=1)), RecordsFailed("unreadable_answer")),
+    "a patient without an id": ("Patient", (200, bundle({"resourceType": "Patient"})), RecordsFailed("unreadable_answer")),
+    "an id that is a path": ("Patient", (200, bundle(PATIENT | {"id": "../x"})), RecordsFailed("unreadable_answer")),
+    "no bundle": ("Patient", (200, PATIENT), RecordsFailed("unreadable_answer")),
+    "garbage": ("Observation", (200, b"<html>"), RecordsFailed("unreadable_answer")),
+    "a bundle too large": ("Observation", (200, bundle(x="x" * 20_000)), RecordsFailed("too_large")),
+    "observations: 503": ("Observation", (503, {}), RecordsFailed("http_503")),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_is_away_is_a_failure():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     upstream = made(f"http://127.0.0.1:{port}")
-    assert FhirFailed("connection_refused") == upstream.fhir.vitals(TOKEN)
+    assert RecordsFailed("connection_refused") == upstream.fhir.read("vitals", TOKEN)
     upstream.close()
 
 

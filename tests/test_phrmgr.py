@@ -17,6 +17,7 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.status_polling.retry_after import retry_after_seconds
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.statemachine.effects import (
+    SessionToken,
     Accepted,
     AnswerLost,
     AskStatus,
@@ -699,10 +700,10 @@ def test_the_longest_call_follows_from_the_time_outs(upstream):
     assert 25.0 == made.longest_call
 
 
-def test_without_a_fhir_address_there_is_no_fhir_client(upstream):
-    """Asking for the FHIR client without its address names the setting."""
+def test_without_a_fhir_address_no_records_are_read(upstream):
+    """Reading records without the server's address names the setting."""
     with pytest.raises(ConfigurationError) as caught:
-        _ = upstream("http://127.0.0.1:1").fhir
+        upstream("http://127.0.0.1:1").read_records("vitals", SessionToken("jwt", "subject", 0))
     assert "MhvSettings.fhir_url (PHR_REFRESH_FHIR_URL): it is not set; set it." == str(caught.value)
 
 

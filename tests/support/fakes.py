@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from phr_refresh.adapters.ports import Change, Row, Store, Written
+from phr_refresh.adapters.ports import Change, Records, RecordsAnswer, Row, Store, Written
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
@@ -14,6 +14,7 @@ from phr_refresh.statemachine.effects import (
     Phase,
     SessionFailed,
     SessionOpened,
+    SessionToken,
     StatusReport,
     Step,
 )
@@ -72,6 +73,7 @@ class ScriptedUpstream:
     sessions: deque[SessionFailed] = field(default_factory=deque)
     kick_off_answers: deque[KickOffAnswer] = field(default_factory=deque)
     statuses: deque[StatusReport | CouldNotAsk] = field(default_factory=deque)
+    records: deque[RecordsAnswer] = field(default_factory=deque)
     longest_call: float = 20.0
     opened: int = 0
     kick_offs: int = 0
@@ -90,6 +92,9 @@ class ScriptedUpstream:
     def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
         self.polls += 1
         return self.statuses.popleft() if self.statuses else StatusReport(Phase.COMPLETE, CURRENT, NOON)
+
+    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        return self.records.popleft() if self.records else Records({"resourceType": "Bundle", "total": 0}, 0)
 
     def close(self) -> None:
         pass

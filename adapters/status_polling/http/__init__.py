@@ -1,0 +1,17 @@
+"""The HTTP contract towards browsers, without a framework: request facts in, status, headers and body out."""
+
+from .contract import Contract
+from .drivers import AsyncHost, AsyncRefresher, Host, Refresher
+from .messages import AsyncHttpStream, HttpRequest, HttpResponse, HttpStream
+
+__all__ = [
+    "AsyncHost",
+    "AsyncHttpStream",
+    "AsyncRefresher",
+    "Contract",
+    "Host",
+    "HttpRequest",
+    "HttpResponse",
+    "HttpStream",
+    "Refresher",
+]

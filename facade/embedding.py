@@ -1,0 +1,156 @@
+"""What the hosts' adapters are made of: one settings block, whatever the framework.
+
+=================  ====================================================================================================
+`patient_of`       a callable, or its dotted path: what the host knows of its user -> `Patient`, or None for no patient
+`store`            a store URL; by default `PHR_REFRESH_STORE`, or a SQLite file
+`upstream`         an `Upstream`, or the fields of `MhvSettings`; by default the environment's (`MhvSettings.from_env`)
+`policy`           a `Policy`, or its fields; durations as `timedelta` or in seconds
+`seal_keys`        Fernet keys, newest first, comma-separated; by default `PHR_REFRESH_SEAL_KEYS`
+`pseudonym_key`    any text; by default `PHR_REFRESH_PSEUDONYM_KEY`
+`longest_wait`     the cap of `Prefer: wait=N`, as `timedelta` or in seconds
+`places`           how many requests wait at once, in one process
+=================  ====================================================================================================
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from phr_refresh.adapters.ports import Upstream
+from phr_refresh.adapters.session_creation.secret_values import read_secret
+from phr_refresh.adapters.settings import MhvSettings
+from phr_refresh.adapters.status_polling.http import Contract
+from phr_refresh.adapters.stores import open_async_store, open_store
+from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.policy import Policy
+
+from .assembly import Settings
+from .asynchronous import AsyncPhrRefresh
+from .synchronous import PhrRefresh
+
+PatientOf = Callable[[Any], Patient | None]
+
+_KEYS = ("patient_of", "store", "upstream", "policy", "seal_keys", "pseudonym_key", "longest_wait", "places")
+_FROM_ENV = {
+    "store": "PHR_REFRESH_STORE",
+    "seal_keys": "PHR_REFRESH_SEAL_KEYS",
+    "pseudonym_key": "PHR_REFRESH_PSEUDONYM_KEY",
+}
+
+#: May be the value itself, ``file:...`` or ``ssm:...``.
+_SECRETS = ("app_token", "authorization_key", "api_key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A checked settings block. Raises `ConfigurationError` that names the setting, `MissingExtra`."""
+
+    patient_of: PatientOf
+    upstream: Upstream
+    policy: Policy
+    settings: Settings
+    contract: Contract
+    places: int | None
+
+    @classmethod
+    def of(cls, block: Mapping[str, Any]) -> "Embedding":
+        """Read a settings block; see the module for its keys."""
+        for key in block:
+            if key not in _KEYS:
+                raise ConfigurationError(f"PHR_REFRESH[{key!r}]", "it is unknown", f"use {', '.join(_KEYS)}")
+        environ = dict(os.environ) | {_FROM_ENV[key]: str(block[key]) for key in _FROM_ENV if block.get(key)}
+        places = block.get("places")
+        if places is not None and (type(places) is not int or places < 0):
+            raise _wrong("places", "it is no whole number", "give 0 or more")
+        longest = block.get("longest_wait")
+        return cls(
+            patient_of=_patient_of(block.get("patient_of")),
+            upstream=_upstream(block.get("upstream")),
+            policy=_policy(block.get("policy")),
+            settings=Settings.from_env(environ),
+            contract=Contract() if longest is None else Contract(longest_wait=_duration("longest_wait", longest)),
+            places=places,
+        )
+
+    def open(self) -> PhrRefresh:
+        """A `PhrRefresh` by these settings, for a process with threads."""
+        return PhrRefresh(
+            store=open_store(self.settings.store_url),
+            upstream=self.upstream,
+            policy=self.policy,
+            seal=self.settings.seal,
+            observer=self.settings.observer,
+        )
+
+    def open_async(self) -> AsyncPhrRefresh:
+        """The same for an event loop."""
+        return AsyncPhrRefresh(
+            store=open_async_store(self.settings.store_url),
+            upstream=self.upstream,
+            policy=self.policy,
+            seal=self.settings.seal,
+            observer=self.settings.observer,
+        )
+
+
+def _wrong(key: str, problem: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"PHR_REFRESH[{key!r}]", problem, remedy)
+
+
+def _patient_of(value: object) -> PatientOf:
+    if isinstance(value, str) and value.rpartition(".")[0]:
+        module, _, name = value.rpartition(".")
+        try:
+            value = vars(import_module(module)).get(name)
+        except ImportError as error:
+            raise _wrong("patient_of", f"it cannot be imported ({error.name})", "check the dotted path") from error
+    if not callable(value):
+        remedy = 'give a callable, or its dotted path such as "portal.patients.patient_of"'
+        raise _wrong("patient_of", "it is missing, or nothing that can be called", remedy)
+    return value
+
+
+def _upstream(value: object) -> Upstream:
+    if value is None:
+        return MhvUpstream(MhvSettings.from_env())
+    if isinstance(value, MhvSettings):
+        return MhvUpstream(value)
+    if isinstance(value, Mapping):
+        given = _known("upstream", value, MhvSettings)
+        secret = {name: read_secret(name, given[name]) for name in _SECRETS if given.get(name)}
+        return MhvUpstream(MhvSettings(**given | secret))
+    return value  # type: ignore[return-value]  # an Upstream of the host's own
+
+
+def _policy(value: object) -> Policy:
+    if value is None or isinstance(value, Policy):
+        return value or Policy()
+    if not isinstance(value, Mapping):
+        raise _wrong("policy", "it is no Policy and no mapping", "give the fields of Policy that differ")
+    known = _known("policy", value, Policy)
+    plain = ("poll_growth", "retry_limit")
+    values: dict[str, Any] = {
+        name: item if name in plain else _duration(f"policy.{name}", item) for name, item in known.items()
+    }
+    return Policy(**values)
+
+
+def _known(key: str, given: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    names = [item.name for item in fields(kind)]
+    for name in given:
+        if name not in names:
+            raise _wrong(f"{key}.{name}", "it is unknown", f"use {', '.join(names)}")
+    return dict(given)
+
+
+def _duration(key: str, value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    raise _wrong(key, "it is no duration", "give a timedelta, or seconds")
