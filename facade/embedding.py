@@ -122,6 +122,9 @@ def _upstream(value: object) -> Upstream:
         return MhvUpstream(value)
     if isinstance(value, Mapping):
         given = _known("upstream", value, MhvSettings)
+        missing = [name for name in ("base_url", "app_token", "authorization_key") if not given.get(name)]
+        if missing:
+            raise _wrong("upstream", f"it has no {' and no '.join(missing)}", "give it, or leave upstream out")
         secret = {name: read_secret(name, given[name]) for name in _SECRETS if given.get(name)}
         return MhvUpstream(MhvSettings(**given | secret))
     return value  # type: ignore[return-value]  # an Upstream of the host's own

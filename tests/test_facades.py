@@ -19,7 +19,7 @@ from phr_refresh import (
     open_async_store,
     open_store,
 )
-from phr_refresh.adapters.ports import Row
+from phr_refresh.adapters.ports import Records, Row
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.upstream import MhvUpstream
@@ -46,6 +46,7 @@ def upstream(simulator: Simulator) -> MhvUpstream:
             base_url=simulator.url,
             app_token=simulator.app_token,
             authorization_key=simulator.authorization_key,
+            fhir_url=f"{simulator.url}/fhir",
         )
     )
 
@@ -66,6 +67,7 @@ def test_a_visit(backend, simulator: Simulator, upstream: MhvUpstream) -> None:
         assert not status.partial
         assert "fresh" == phr.login(ADA).kind
         assert phr.session(ADA).reveal() == phr.session(ADA).reveal()
+        assert isinstance(phr.records(ADA, "vitals"), Records)
         phr.logout(ADA)
         assert State.NO_SESSION == phr.status("ada").state
         assert ("fresh", status.refresh_id) == (phr.refresh(ADA).kind, phr.refresh(ADA).refresh_id)
@@ -73,6 +75,14 @@ def test_a_visit(backend, simulator: Simulator, upstream: MhvUpstream) -> None:
         assert 0 == phr.sweep().due
     totals = simulator.calls()["totals"]
     assert (2, 1) == (totals["login"], totals["refresh"])
+
+
+def test_a_kind_of_records_that_nobody_configured_is_an_error(upstream: MhvUpstream) -> None:
+    """The error names the setting and what there is."""
+    with PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=FAST) as phr:
+        with pytest.raises(ConfigurationError) as caught:
+            phr.records(ADA, "x-rays")
+    assert "MhvSettings.records: it has no such kind (it has vitals); add it." == str(caught.value)
 
 
 def test_an_asynchronous_visit(backend, simulator: Simulator, upstream: MhvUpstream, runner: asyncio.Runner) -> None:
@@ -87,6 +97,7 @@ def test_an_asynchronous_visit(backend, simulator: Simulator, upstream: MhvUpstr
             assert "fresh" == (await phr.login(ADA)).kind
             tokens = await asyncio.gather(*(phr.session(ADA) for _ in range(5)))
             assert 1 == len({token.reveal() for token in tokens})
+            assert isinstance(await phr.records(ADA, "vitals"), Records)
             await phr.logout(ADA)
             receipts = await asyncio.gather(*(phr.refresh(ADA) for _ in range(5)))
             assert {("fresh", status.refresh_id)} == {(receipt.kind, receipt.refresh_id) for receipt in receipts}

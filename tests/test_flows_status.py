@@ -289,4 +289,4 @@ def test_somebody_without_an_mhv_account_is_not_eligible() -> None:
 
 def test_somebody_never_seen_has_no_session() -> None:
     """The status of a stranger claims nothing."""
-    assert Status(state=State.NO_SESSION) == status(World())
+    assert Status(state=State.NO_SESSION, read_at=as_datetime(NOON)) == status(World())

@@ -6,10 +6,10 @@ import pytest
 from phr_refresh.statemachine.effects import AnswerLost, NeverSent, OpenSession, Phase, Rejected, SessionFailed
 from phr_refresh.statemachine.effects import StatusReport as Report
 from phr_refresh.statemachine.extract import ExtractState
-from phr_refresh.statemachine.outcomes import Explanation, ExtractStatus
+from phr_refresh.statemachine.outcomes import Explanation, ExtractStatus, ReceiptKind
 from phr_refresh.statemachine.policy import as_datetime
 from phr_refresh.statemachine.record import RefreshRecord, State
-from phr_refresh.statemachine.views import explanation_of, status_of
+from phr_refresh.statemachine.views import explanation_of, standing_receipt, status_of
 from support.samples import ADA, DEADLINE, MARGIN, NOON, PARTIAL, SECOND, WINDOW, refreshing
 from support.stepping import GOING_ON, World
 
@@ -196,3 +196,34 @@ def test_the_next_check_is_never_in_the_past() -> None:
 def test_a_stranger_has_no_since() -> None:
     """Who was never seen has been nowhere since anything."""
     assert status_of(RefreshRecord(since=NOON), NOON).since is None
+
+
+def test_a_refresh_that_runs_is_under_way() -> None:
+    """From the claim to the end, and not a moment longer."""
+    record = refreshing()
+    assert [True, False] == [status_of(item, NOON).under_way for item in (record, record._replace(state=State.STALE))]
+
+
+def test_a_session_that_is_being_created_for_a_refresh_is_under_way() -> None:
+    """While the claim on it lasts, and only where a refresh is to follow: not inside a closed window."""
+    opening = RefreshRecord(opening_id="o1", opening_until=NOON + SECOND)
+    in_closed_window = opening._replace(window_opens_at=NOON + WINDOW)
+    found = [
+        status_of(opening, NOON),
+        status_of(opening, NOON + SECOND),
+        status_of(in_closed_window, NOON),
+    ]
+    assert [True, False, False] == [status.under_way for status in found]
+
+
+def test_a_status_tells_when_it_was_read() -> None:
+    """By the store's clock, so that its other times can be judged by it."""
+    assert as_datetime(NOON) == status_of(refreshing(), NOON).read_at
+
+
+def test_a_fresh_receipt_tells_when_the_window_opens() -> None:
+    """Who asks too early learns when to come back."""
+    record = refreshing(state=State.COMPLETE)
+    receipt = standing_receipt(record, NOON, ReceiptKind.JOINED)
+    assert receipt is not None
+    assert (ReceiptKind.FRESH, as_datetime(record.window_opens_at)) == (receipt.kind, receipt.retry_at)

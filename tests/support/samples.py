@@ -28,6 +28,12 @@ ADA = Patient("ada", ICN, CORRELATION_ID)
 BOB = Patient("bob", "1098765432V654321", "67890")
 GUEST = Patient("guest", "1000000001V000001")
 
+
+def everybody_is_ada(user: object) -> Patient:
+    """A host's `patient_of`, to be named by its dotted path."""
+    return ADA
+
+
 CURRENT = (ExtractProgress("Allergy", ExtractState.CURRENT, NOON), ExtractProgress("VPR", ExtractState.CURRENT, NOON))
 RUNNING = (ExtractProgress("Allergy", ExtractState.CURRENT, NOON), ExtractProgress("VPR", ExtractState.IN_PROGRESS))
 PARTIAL = (ExtractProgress("Allergy", ExtractState.CURRENT, NOON), ExtractProgress("VPR", ExtractState.FAILED))
