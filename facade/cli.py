@@ -23,6 +23,7 @@ from rich.console import Console
 
 from . import diagrams
 from .assembly import DEFAULT_STORE, Settings
+from .cli_history import check_history
 from .cli_views import advice, as_json, explanation_lines, receipt_lines, status_lines
 from .demo import Demo, DemoOptions
 from .demo_view import report, watcher
@@ -83,6 +84,9 @@ def cli(verbose: bool) -> None:
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("phr_refresh").setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+cli.add_command(check_history)
 
 
 def _connected(store: str, worker: InlineWorker) -> PhrRefresh:

@@ -12,7 +12,7 @@ import pytest
 from phr_refresh.adapters.simulator import Fault, Simulator
 
 ICN = "1012345678V123456"
-COMMANDS = ("demo", "simulator", "login", "status", "explain", "diagram", "sweep")
+COMMANDS = ("demo", "simulator", "login", "status", "explain", "diagram", "sweep", "check-history")
 
 
 class CommandLine:
