@@ -120,8 +120,8 @@ def test_a_cancelled_waiter_harms_nobody(simulator: Simulator, upstream: MhvUpst
                 await asyncio.sleep(0)
             second = asyncio.create_task(phr.session(ADA))
             first.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await first
+            await asyncio.wait({first})
+            assert first.cancelled()
             return (await second).subject_id
 
     assert runner.run(visit())
@@ -154,8 +154,8 @@ def test_a_cancelled_reader_harms_nobody(simulator: Simulator, upstream: MhvUpst
                 while not (asked() or reader.done()):
                     await asyncio.sleep(0)
             reader.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reader
+            await asyncio.wait({reader})
+            assert reader.cancelled()
             while (status := await phr.status("ada")).state is State.REFRESHING:
                 await asyncio.sleep(0)
             return asked(), status.state
