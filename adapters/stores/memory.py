@@ -2,7 +2,7 @@
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -26,13 +26,14 @@ class _Entry:
 
 
 class MemoryStore:
-    """Keeps records for as long as this object lives. Thread-safe. Its clock is this host's.
+    """Keeps records for as long as this object lives. Thread-safe. Its clock is this host's, or `clock`.
 
     Not guaranteed: that two processes agree. Each has a store of its own, so a login service of several worker
     processes would kick off once per process (rule R1): it wants SQLite or Redis.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], Instant] = host_clock) -> None:
+        self._clock = clock
         self._lock = Lock()
         self._entries: OrderedDict[UserKey, _Entry] = OrderedDict()
         # Only patients in waiting states: it stays small however many patients there are.
@@ -41,13 +42,13 @@ class MemoryStore:
     def load(self, key: UserKey, *, with_token: bool = False) -> Row:
         """The patient's row."""
         with self._lock:
-            now = host_clock()
+            now = self._clock()
             return self._row(key, now=now, with_token=with_token)
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set."""
         with self._lock:
-            now = host_clock()
+            now = self._clock()
             current = self._row(change.key, now=now, with_token=False)
             if current.version != change.expected_version or now - change.decided_at > change.max_age:
                 return current
@@ -59,7 +60,7 @@ class MemoryStore:
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed. It looks at every waiting patient, not at every patient."""
         with self._lock:
-            now = host_clock()
+            now = self._clock()
             passed = (
                 (due_at, key)
                 for key, due_at in self._due.items()

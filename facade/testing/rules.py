@@ -1,0 +1,102 @@
+"""The rules that no test may see broken (DESIGN, section 3), looked at from outside: at the upstream and the facts."""
+
+from collections import defaultdict
+
+from phr_refresh.adapters.ports import Observer, RecordsAnswer, Upstream
+from phr_refresh.statemachine.effects import (
+    AskStatus,
+    CouldNotAsk,
+    KickOffAnswer,
+    NeverSent,
+    Phase,
+    SessionFailed,
+    SessionOpened,
+    SessionToken,
+    StatusReport,
+)
+from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.patient import Patient, UserKey
+from phr_refresh.statemachine.policy import Instant, Policy, milliseconds
+from phr_refresh.statemachine.record import State
+from phr_refresh.synchronous import PhrRefresh
+
+from .clock import Clock
+
+
+class Rules:
+    """An upstream and an observer in one: passes everything on, and keeps in `broken` a sentence for each violation.
+
+    R1: kick-offs of one patient lie a whole window apart, but for those that never left. R2: no session is asked for
+    while another is. R3: a refresh is told complete only after the upstream said so. R4: once all
+    deadlines have passed nobody waits. R6: polls keep their distance.
+    """
+
+    def __init__(self, upstream: Upstream, *, clock: Clock, policy: Policy, observer: Observer | None = None) -> None:
+        self.upstream = upstream
+        self.longest_call = upstream.longest_call
+        self.broken: list[str] = []
+        self._clock = clock
+        self._policy = policy
+        self._observer = observer
+        self._kicked_off: dict[UserKey, Instant] = {}
+        self._polled: dict[UserKey, Instant] = {}
+        self._opening: dict[UserKey, int] = defaultdict(int)
+        self._completed: set[UserKey] = set()
+        self._seen: dict[UserKey, Patient] = {}
+
+    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+        """See `Upstream.open_session`."""
+        self._seen[patient.key] = patient
+        self._opening[patient.key] += 1
+        if self._opening[patient.key] > 1:
+            self.broken.append("R2: a session was asked for while another one was")
+        try:
+            return self.upstream.open_session(patient)
+        finally:
+            self._opening[patient.key] -= 1
+
+    def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        """See `Upstream.start_refresh`."""
+        now, last = self._clock(), self._kicked_off.get(patient.key)
+        answer = self.upstream.start_refresh(patient)
+        if isinstance(answer, NeverSent):
+            return answer
+        if last is not None and now - last < milliseconds(self._policy.refresh_window):
+            self.broken.append(f"R1: a kick-off was sent {(now - last) / 1000:.3f} s after the one before")
+        self._kicked_off[patient.key] = now
+        self._completed.discard(patient.key)
+        return answer
+
+    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
+        """See `Upstream.ask_status`."""
+        key, now = question.patient.key, self._clock()
+        last = self._polled.get(key)
+        if last is not None and now - last < milliseconds(self._policy.poll_interval):
+            self.broken.append(f"R6: a status call was made {(now - last) / 1000:.3f} s after the one before")
+        self._polled[key] = now
+        answer = self.upstream.ask_status(question)
+        if isinstance(answer, StatusReport) and answer.phase is Phase.COMPLETE:
+            self._completed.add(key)
+        return answer
+
+    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
+        """See `Upstream.read_records`."""
+        return self.upstream.read_records(kind, token)
+
+    def close(self) -> None:
+        """See `Upstream.close`."""
+        self.upstream.close()
+
+    def check_nobody_is_stuck(self, refresher: PhrRefresh) -> None:
+        """R4: let every deadline pass, and look whether somebody of those who were seen still waits."""
+        self._clock.leap(days=1, seconds=self._policy.refresh_window.total_seconds())
+        for patient in self._seen.values():
+            if refresher.status(patient.user_id).state in (State.REFRESHING, State.COMPLETE, State.SESSION_CREATED):
+                self.broken.append("R4: somebody still waits, though every deadline has passed")
+
+    def __call__(self, fact: Fact) -> None:
+        """See `Observer`."""
+        if fact.name == "refresh_completed" and fact.key is not None and fact.key not in self._completed:
+            self.broken.append("R3: a refresh was told complete, and the upstream had not said so")
+        if self._observer is not None:
+            self._observer(fact)

@@ -1,0 +1,70 @@
+"""A store that can be stepped: something happens before or after the calls that a test chooses."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from phr_refresh.adapters.ports import Change, Row, Store, Written
+from phr_refresh.statemachine.errors import StoreUnavailable
+from phr_refresh.statemachine.patient import UserKey
+
+
+class SteppableStore:
+    """Passes everything on to `store`. `calls` are the names of the calls so far: "load", "load with token", "write".
+
+    Calls are counted by kind from 1: ``store.before("write", 2, act)`` runs `act` before the second write reaches the
+    store, which is how two verbs meet in the order that a test wants.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.calls: list[str] = []
+        self._before: dict[tuple[str, int], list[Callable[[], object]]] = defaultdict(list)
+        self._after: dict[tuple[str, int], list[Callable[[], object]]] = defaultdict(list)
+
+    def before(self, kind: str, number: int, act: Callable[[], object]) -> None:
+        """Run `act` before the `number`-th call of `kind` from now on."""
+        self._before[kind, self._count(kind) + number].append(act)
+
+    def fail(self, kind: str, number: int = 1) -> None:
+        """The `number`-th call of `kind` from now on fails, and has no effect."""
+        self.before(kind, number, _unavailable)
+
+    def lose_answer(self, number: int = 1) -> None:
+        """The `number`-th write from now on takes effect, and its answer is lost."""
+        self._after["write", self._count("write") + number].append(_unavailable)
+
+    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
+        """See `Store.load`."""
+        self._note("load with token" if with_token else "load")
+        return self.store.load(key, with_token=with_token)
+
+    def write(self, change: Change) -> Written | Row:
+        """See `Store.write`."""
+        self._note("write")
+        number = self._count("write")
+        answer = self.store.write(change)
+        for act in self._after.pop(("write", number), ()):
+            act()
+        return answer
+
+    def due(self, limit: int) -> Sequence[UserKey]:
+        """See `Store.due`."""
+        self._note("due")
+        return self.store.due(limit)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self.store.close()
+
+    def _count(self, kind: str) -> int:
+        return sum(call.partition(" ")[0] == kind for call in self.calls)
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        kind = call.partition(" ")[0]
+        for act in self._before.pop((kind, self._count(kind)), ()):
+            act()
+
+
+def _unavailable() -> None:
+    raise StoreUnavailable("of the test", "scripted")
