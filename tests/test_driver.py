@@ -32,7 +32,7 @@ from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import KickOff, State, decode
-from support.fakes import CountingStore, RecordingWorker, ScriptedUpstream, Silent
+from support.fakes import RecordingWorker, ScriptedUpstream, Silent, SteppableStore
 from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
 
 AGE = Policy().decision_age.total_seconds()
@@ -66,8 +66,8 @@ class Rig:
 
     def __init__(self, **ports: Any) -> None:
         self.clock = Clock()
-        self.store = CountingStore(MemoryStore())
-        self.upstream = ScriptedUpstream()
+        self.store = SteppableStore(MemoryStore())
+        self.upstream = ScriptedUpstream(jwt=JWT)
         self.worker = RecordingWorker()
         self.observer = Silent()
         self.flows = Flows(Policy(), iter("abcdefgh").__next__)
@@ -309,15 +309,11 @@ def test_a_sealed_token_of_the_wrong_shape_is_as_good_as_none(changes: dict[str,
     assert 2 == rig.upstream.opened
 
 
-def fails(call: str) -> None:
-    """A store that is down."""
-    raise StoreUnavailable("memory", "scripted")
-
-
 def test_what_a_port_raises_is_raised_in_the_flow() -> None:
     """A flow can catch what its effect raised: the login of a store that is down is deferred."""
     rig = Rig()
-    rig.store.before = fails
+    rig.store.fail("load", 1)
+    rig.store.fail("load", 2)
     assert "store_unavailable" == run(rig.flows.login(ADA), rig.ports).reason
     with pytest.raises(StoreUnavailable):
         run(rig.flows.status(ADA.key), rig.ports)

@@ -37,7 +37,7 @@ def recorded(store: object, lines: list[dict[str, Any]], **options: Any) -> Reco
 def visit(store: RecordedStore, *patients: Any) -> None:
     """Refresh each patient, see it complete, log out."""
     worker = InlineWorker()
-    with closing(PhrRefresh(store=store, upstream=ScriptedUpstream(), worker=worker, policy=UNHURRIED)) as phr:
+    with closing(PhrRefresh(store=store, upstream=ScriptedUpstream(jwt=JWT), worker=worker, policy=UNHURRIED)) as phr:
         for patient in patients:
             phr.refresh(patient)
             phr.status(patient)

@@ -8,7 +8,7 @@ from freezegun.api import FrozenDateTimeFactory
 from phr_refresh import PhrRefresh, ReceiptKind, State
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
-from support.fakes import CountingStore, ScriptedUpstream, Silent
+from support.fakes import ScriptedUpstream, Silent, SteppableStore
 from support.samples import ADA, GUEST, NOON, UNHURRIED
 
 START = "2030-01-01T12:00:00Z"
@@ -19,7 +19,7 @@ class Portal:
 
     def __init__(self, clock: FrozenDateTimeFactory) -> None:
         self.clock = clock
-        self.store = CountingStore(MemoryStore())
+        self.store = SteppableStore(MemoryStore())
         self.worker = InlineWorker()
         self.upstream = ScriptedUpstream()
         self.phr = PhrRefresh(

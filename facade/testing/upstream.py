@@ -38,6 +38,7 @@ class ScriptedUpstream:
     statuses: deque[StatusReport | CouldNotAsk] = field(default_factory=deque)
     records: deque[RecordsAnswer] = field(default_factory=deque)
     session_lasts: timedelta = timedelta(minutes=15)
+    jwt: str = "synthetic-token"
     longest_call: float = 20.0
     calls: list[str] = field(default_factory=list)
 
@@ -82,4 +83,4 @@ class ScriptedUpstream:
     def _token(self) -> SessionToken:
         # By this host's clock, as the port has it. Not time.time(): freezegun leaves that real near a thread's root.
         expires_at = datetime.now(UTC) + self.session_lasts
-        return SessionToken("synthetic-token", "subject-1", round(expires_at.timestamp() * 1000))
+        return SessionToken(self.jwt, "subject-1", round(expires_at.timestamp() * 1000))
