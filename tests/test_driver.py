@@ -312,8 +312,7 @@ def test_a_sealed_token_of_the_wrong_shape_is_as_good_as_none(changes: dict[str,
 def test_what_a_port_raises_is_raised_in_the_flow() -> None:
     """A flow can catch what its effect raised: the login of a store that is down is deferred."""
     rig = Rig()
-    rig.store.fail("load", 1)
-    rig.store.fail("load", 2)
+    rig.store.is_down = True
     assert "store_unavailable" == run(rig.flows.login(ADA), rig.ports).reason
     with pytest.raises(StoreUnavailable):
         run(rig.flows.status(ADA.key), rig.ports)
@@ -355,7 +354,7 @@ SCRIPTS = {
     "no session": script(sessions=SessionFailed("http_500")),
     "no status": script(statuses=CouldNotAsk("http_500", 5.0)),
     "torn": corrupt,
-    "down": lambda rig: setattr(rig.store, "before", fails),
+    "down": lambda rig: setattr(rig.store, "is_down", True),
 }
 VERBS = [
     lambda flows: flows.login(ADA),

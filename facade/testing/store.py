@@ -18,6 +18,8 @@ class SteppableStore:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.calls: list[str] = []
+        #: While it is set, every call fails.
+        self.is_down = False
         self._before: dict[tuple[str, int], list[Callable[[], object]]] = defaultdict(list)
         self._after: dict[tuple[str, int], list[Callable[[], object]]] = defaultdict(list)
 
@@ -62,6 +64,8 @@ class SteppableStore:
     def _note(self, call: str) -> None:
         self.calls.append(call)
         kind = call.partition(" ")[0]
+        if self.is_down:
+            _unavailable()
         for act in self._before.pop((kind, self._count(kind)), ()):
             act()
 
