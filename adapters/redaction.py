@@ -50,12 +50,17 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 def safe_error(error: BaseException) -> str:
     """What may be logged of `error`: its type, those of its causes, and the start of its redacted text."""
-    names = " <- ".join(type(link).__name__ for link in _chain(error))
+    names = error_types(error)
     try:
         text = redact(str(error))
     except Exception:  # a foreign __str__ may raise anything
         text = "<no text>"
     return f"{names}: {text[:_LONGEST_TEXT]}" if text else names
+
+
+def error_types(error: BaseException) -> str:
+    """The type of `error` and those of its causes: all that may be logged of an error in the host's own code."""
+    return " <- ".join(type(link).__name__ for link in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -27,6 +27,8 @@ class MhvUpstream:
 
     #: Seconds after which no call of ours is under way any more: claims must outlast it, see `Policy`.
     longest_call: float
+    #: The kinds of records that there are to read.
+    kinds: tuple[str, ...]
 
     def __init__(self, settings: MhvSettings) -> None:
         guard_loggers(secrets=settings.secrets())
@@ -41,6 +43,7 @@ class MhvUpstream:
         self._phr_manager = PhrManager(settings, self._http)
         self._fhir = FhirClient(settings, self._http)
         self.longest_call = self._http.longest_call
+        self.kinds = tuple(settings.records) if settings.fhir_url else ()
 
     def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
         """See `MhvSessions.open_session`."""

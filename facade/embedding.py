@@ -58,22 +58,25 @@ class Embedding:
     places: int | None
 
     @classmethod
-    def of(cls, block: Mapping[str, Any]) -> "Embedding":
-        """Read a settings block; see the module for its keys."""
+    def of(cls, block: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Embedding":
+        """Read a settings block; see the module for its keys. What it does not give is looked up in `environ`."""
         for key in block:
             if key not in _KEYS:
                 raise ConfigurationError(f"PHR_REFRESH[{key!r}]", "it is unknown", f"use {', '.join(_KEYS)}")
-        environ = dict(os.environ) | {_FROM_ENV[key]: str(block[key]) for key in _FROM_ENV if block.get(key)}
+        given = dict(environ) | {_FROM_ENV[key]: str(block[key]) for key in _FROM_ENV if block.get(key)}
         places = block.get("places")
         if places is not None and (type(places) is not int or places < 0):
             raise _wrong("places", "it is no whole number", "give 0 or more")
         longest = block.get("longest_wait")
+        longest = None if longest is None else _duration("longest_wait", longest)
+        upstream = _upstream(block.get("upstream"), environ)
+        kinds = upstream.kinds if isinstance(upstream, MhvUpstream) else None
         return cls(
-            patient_of=_patient_of(block.get("patient_of")),
-            upstream=_upstream(block.get("upstream")),
-            policy=_policy(block.get("policy")),
-            settings=Settings.from_env(environ),
-            contract=Contract() if longest is None else Contract(longest_wait=_duration("longest_wait", longest)),
+            patient_of=read_patient_of(block.get("patient_of")),
+            upstream=upstream,
+            policy=read_policy(block.get("policy")),
+            settings=Settings.from_env(given),
+            contract=Contract(kinds=kinds) if longest is None else Contract(longest_wait=longest, kinds=kinds),
             places=places,
         )
 
@@ -102,7 +105,8 @@ def _wrong(key: str, problem: str, remedy: str) -> ConfigurationError:
     return ConfigurationError(f"PHR_REFRESH[{key!r}]", problem, remedy)
 
 
-def _patient_of(value: object) -> PatientOf:
+def read_patient_of(value: object) -> PatientOf:
+    """The setting `patient_of` as a callable. Raises `ConfigurationError`, and what importing it raises."""
     if isinstance(value, str) and value.rpartition(".")[0]:
         module, _, name = value.rpartition(".")
         try:
@@ -115,9 +119,9 @@ def _patient_of(value: object) -> PatientOf:
     return value
 
 
-def _upstream(value: object) -> Upstream:
+def _upstream(value: object, environ: Mapping[str, str]) -> Upstream:
     if value is None:
-        return MhvUpstream(MhvSettings.from_env())
+        return MhvUpstream(MhvSettings.from_env(environ))
     if isinstance(value, MhvSettings):
         return MhvUpstream(value)
     if isinstance(value, Mapping):
@@ -130,7 +134,8 @@ def _upstream(value: object) -> Upstream:
     return value  # type: ignore[return-value]  # an Upstream of the host's own
 
 
-def _policy(value: object) -> Policy:
+def read_policy(value: object) -> Policy:
+    """The setting `policy`. Raises `ConfigurationError`."""
     if value is None or isinstance(value, Policy):
         return value or Policy()
     if not isinstance(value, Mapping):

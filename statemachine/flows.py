@@ -204,6 +204,8 @@ class Flows:
             answer = NeverSent("too_late", claimed.now)
         else:
             answer = yield StartRefresh(patient)
+        if isinstance(answer, NeverSent):
+            yield from tell("kick_off_not_sent", patient.key, refresh_id=refresh_id, reason=answer.reason)
         event = event_of(answer, refresh_id, claimed=claimed, policy=self.policy)
         recorded = yield from self._recorded(patient, Loaded(claimed.record, claimed.version, answer.at), event)
         standing = recorded or claimed

@@ -99,7 +99,12 @@ class Following:
             return (yield from self._hold_off(standing, answer))
         if answer.phase is Phase.IN_PROGRESS and answer.extracts == record.extracts:
             return standing
-        return (yield from self.record(standing, _event_of(answer, record.refresh_id)))
+        try:
+            return (yield from self.record(standing, _event_of(answer, record.refresh_id)))
+        except StoreUnavailable as error:
+            # As above; the next turn asks again.
+            yield from tell("status_not_committed", self.key, error=str(error))
+            return standing
 
     def _hold_off(self, loaded: Loaded, answer: CouldNotAsk) -> Flow[Loaded]:
         """Respect the upstream's Retry-After, up to the longest poll interval."""

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from phr_refresh.adapters.ports import RecordsFailed, NotReady, Records
+from phr_refresh.adapters.ports import NotReady, Records, RecordsFailed
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.statemachine.effects import SessionToken
@@ -108,8 +108,16 @@ NO_VITALS = {
     "two patients": ("Patient", (200, bundle(PATIENT, PATIENT)), RecordsFailed("several_patients")),
     "two by the total": ("Patient", (200, bundle(PATIENT, total=2)), RecordsFailed("several_patients")),
     "one by the total only": ("Patient", (200, bundle(total=1)), RecordsFailed("unreadable_answer")),
-    "entries of the wrong type": ("Patient", (200, bundle(entry=[7, None], total=1)), RecordsFailed("unreadable_answer")),
-    "a patient without an id": ("Patient", (200, bundle({"resourceType": "Patient"})), RecordsFailed("unreadable_answer")),
+    "entries of the wrong type": (
+        "Patient",
+        (200, bundle(entry=[7, None], total=1)),
+        RecordsFailed("unreadable_answer"),
+    ),
+    "a patient without an id": (
+        "Patient",
+        (200, bundle({"resourceType": "Patient"})),
+        RecordsFailed("unreadable_answer"),
+    ),
     "an id that is a path": ("Patient", (200, bundle(PATIENT | {"id": "../x"})), RecordsFailed("unreadable_answer")),
     "no bundle": ("Patient", (200, PATIENT), RecordsFailed("unreadable_answer")),
     "garbage": ("Observation", (200, b"<html>"), RecordsFailed("unreadable_answer")),

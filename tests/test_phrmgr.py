@@ -17,7 +17,6 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.status_polling.retry_after import retry_after_seconds
 from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.statemachine.effects import (
-    SessionToken,
     Accepted,
     AnswerLost,
     AskStatus,
@@ -25,6 +24,7 @@ from phr_refresh.statemachine.effects import (
     NeverSent,
     Phase,
     Rejected,
+    SessionToken,
     StatusReport,
 )
 from phr_refresh.statemachine.errors import ConfigurationError

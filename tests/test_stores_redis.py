@@ -540,3 +540,17 @@ def test_an_asyncio_cluster_client_works(cluster_port, runner):
         return found
 
     assert ((KEY,), b"record") == runner.run(drive())
+
+
+def test_tasks_queue_for_a_connection(server, runner):
+    """Of five hundred tasks at the same moment every one is answered, over a few connections."""
+    url = f"{server.url}?max_connections=3"
+
+    async def work():
+        store = open_async_store(url)
+        try:
+            return await asyncio.gather(*(store.load(key_of(f"user-{number}")) for number in range(500)))
+        finally:
+            await store.close()
+
+    assert 500 == len(runner.run(work()))

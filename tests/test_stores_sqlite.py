@@ -311,3 +311,23 @@ def test_a_closed_store_leaves_no_wal_behind(path):
         store.write(change(store.load(KEY).now))
 
     assert ["store.db"] == [found.name for found in path.parent.iterdir()]
+
+
+def test_a_child_that_closes_leaves_its_parents_connections_alone(tmp_path: Path) -> None:
+    """A forked child that never used the store closes nothing of its parent's: SQLite forbids it."""
+    program = (
+        "import os, sys\n"
+        "from phr_refresh.adapters.stores.sqlite import SqliteStore\n"
+        "from phr_refresh.statemachine.patient import key_of\n"
+        "store = SqliteStore(sys.argv[1])\n"
+        "store.load(key_of('ada'))\n"
+        "idle = store._connections._idle\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    store.close()\n"
+        "    os._exit(0 if len(idle) == 1 else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.db")], env=environ, timeout=60, check=False)
+    assert 0 == done.returncode

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ...statemachine.errors import PhrRefreshError
 from ...statemachine.facts import Fact
 from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..ports import Observer
-from ..redaction import safe_error
+from ..redaction import error_types, safe_error
 from ..workers.gate import GateTimeout, LoginGate
 
 
@@ -127,5 +128,10 @@ class AsyncHooks:
 
 
 def _tell_failure(observer: Observer, hook: str, error: Exception) -> None:
-    details = {"hook": hook, "error": safe_error(error)}
+    details = {"hook": hook, "error": told_of(error)}
     tell(observer, Fact("hook_failed", details=details, is_warning=True))
+
+
+def told_of(error: Exception) -> str:
+    """What may be logged of an error in a hook: of the host's own its types alone, its text may name the patient."""
+    return safe_error(error) if isinstance(error, PhrRefreshError) else error_types(error)

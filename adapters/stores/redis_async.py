@@ -25,6 +25,9 @@ from .urls import CONNECTION_DEFAULTS, RedisTarget, unusable_options
 
 T = TypeVar("T")
 
+#: How long a call waits for a connection that others use.
+_QUEUE_SECONDS = 5.0
+
 
 class AsyncRedisPipeline(Protocol):
     """What `AsyncRedisStore` needs of a pipeline of redis-py."""
@@ -72,7 +75,10 @@ class AsyncRedisStore:
         # See `RedisStore.from_url` for the reasons.
         retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
         try:
-            pool = redis.asyncio.ConnectionPool.from_url(target.client_url, retry=retry, **CONNECTION_DEFAULTS)
+            # Tasks are many: they queue for a connection. Another kind of pool would refuse the hundred and first.
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                target.client_url, retry=retry, timeout=_QUEUE_SECONDS, **CONNECTION_DEFAULTS
+            )
             pool.connection_class(**pool.connection_kwargs)
         except (ValueError, TypeError, redis.RedisError):
             raise unusable_options() from None
@@ -110,9 +116,9 @@ class AsyncRedisStore:
                 reply = await self._client.execute_command(*command.by_hash())
             except NoScriptError:
                 reply = await self._client.execute_command(*command.in_full())
+            return command.read(reply)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
-        return command.read(reply)
 
     async def _run_all(self, commands: list[tuple[Argument, ...]]) -> list[object]:
         pipeline = self._client.pipeline(transaction=False)

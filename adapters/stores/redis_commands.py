@@ -19,6 +19,7 @@ from itertools import chain
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -49,8 +50,11 @@ T = TypeVar("T")
 Argument = str | bytes | int
 Due = list[tuple[Instant, UserKey]]
 
-#: Everything that a client of redis-py raises on purpose. A cluster client's errors have a root of their own.
-REDIS_ERRORS: Final = (RedisError, RedisClusterException)
+# What comes out of redis-py where a reply breaks the protocol: it looks at little of it before using it. The same comes
+# of a reply to another question, as after a proxy mixed up two connections.
+_MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError)
+#: Everything that a call of redis-py may end in. A cluster client's errors have a root of their own.
+REDIS_ERRORS: Final = (RedisError, RedisClusterException, *_MALFORMED)
 
 _VERSION = re.compile(rb"[A-Za-z0-9_-]{%d}" % VERSION_LENGTH)
 
@@ -68,6 +72,8 @@ _REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (MasterDownError, "primary_down"),
     (ClusterCrossSlotError, "keys_in_two_slots"),
     (TryAgainError, "cluster_resharding"),
+    # MOVED is one, too: this is a node of a cluster, and the client knows of no cluster.
+    (AskError, "needs_a_cluster_client"),
     (ClusterDownError, "cluster_unavailable"),
     (RedisClusterException, "cluster_unavailable"),
 )
@@ -112,6 +118,8 @@ def _reason(error: Exception) -> str:
     for kind, reason in _REASONS_BY_CLASS:
         if isinstance(error, kind):
             return reason
+    if isinstance(error, _MALFORMED):
+        return "protocol_error"
     word = _WORD.search(str(error))
     if word:
         return _REASONS_BY_WORD[word[1]]
@@ -197,15 +205,23 @@ def first_due(commands: Sequence[Command[Due]], replies: Sequence[object], limit
     return tuple(key for _, key in heapq.nsmallest(limit, chain.from_iterable(answers)))
 
 
+# Readers take nothing for what it is not: a reply to another question must not pass for a patient never seen, or for a
+# commit. `InvalidResponse` is one of `REDIS_ERRORS`.
+
+
 def _read_row(reply: object) -> Row:
     row, token = cast("list[bytes]", reply) if isinstance(reply, list) else (cast("bytes", reply), None)
     seconds, microseconds, found = row.split(b" ", 2)
     stored = found[1:] if found.startswith(b"=") else None
+    if (stored is None and found != b"-") or not isinstance(token, bytes | None):
+        raise InvalidResponse("no row")
     return _row(stored, now=_instant(seconds, microseconds), token=token)
 
 
 def _read_written(version: str, reply: object) -> Written | Row:
-    written, seconds, microseconds, *stored = cast("list[bytes | None]", reply)
+    if not isinstance(reply, list) or reply[0] not in (0, 1):
+        raise InvalidResponse("not the answer to a write")
+    written, seconds, microseconds, *stored = reply
     now = _instant(seconds, microseconds)
     return Written(version, now) if written else _row(stored[0] if stored else None, now=now, token=None)
 
@@ -226,5 +242,5 @@ def _row(stored: bytes | None, *, now: Instant, token: bytes | None) -> Row:
     return Row(stored[VERSION_LENGTH:], version.decode("ascii"), now, token)
 
 
-def _instant(seconds: bytes | None, microseconds: bytes | None) -> Instant:
-    return int(seconds or 0) * 1000 + int(microseconds or 0) // 1000
+def _instant(seconds: bytes, microseconds: bytes) -> Instant:
+    return int(seconds) * 1000 + int(microseconds) // 1000

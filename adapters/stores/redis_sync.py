@@ -117,9 +117,9 @@ class RedisStore:
                 reply = self._client.execute_command(*command.by_hash())
             except NoScriptError:
                 reply = self._client.execute_command(*command.in_full())
+            return command.read(reply)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
-        return command.read(reply)
 
     def _run_all(self, commands: list[tuple[Argument, ...]]) -> list[object]:
         pipeline = self._client.pipeline(transaction=False)

@@ -94,6 +94,7 @@ class SqliteConnections:
 
     def close(self) -> None:
         """Close every connection that is not lent; those are closed when they come back."""
+        self._check_fork()
         self._closed = True
         with suppress(IndexError):
             while True:

@@ -1,7 +1,8 @@
 """The HTTP contract towards browsers, without a framework: request facts in, status, headers and body out."""
 
+from .async_host import AsyncHost, AsyncRefresher
 from .contract import Contract
-from .drivers import AsyncHost, AsyncRefresher, Host, Refresher
+from .host import Host, Refresher
 from .messages import AsyncHttpStream, HttpRequest, HttpResponse, HttpStream
 
 __all__ = [

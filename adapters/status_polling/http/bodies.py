@@ -1,6 +1,5 @@
 """What a status looks like to a browser: JSON, entity tag, progress, and when to ask again."""
 
-import hashlib
 import json
 from datetime import datetime
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ....statemachine.extract import ExtractState
 from ....statemachine.outcomes import Status
 from ....statemachine.record import State
+from .messages import digest
 
 #: While a session is being created nothing tells when it will be there.
 _OPENING_SECONDS = 1.0
@@ -57,7 +57,7 @@ def is_stale(status: Status) -> bool:
 def etag_of(status: Status) -> str:
     """An entity tag without its mark of weakness. Weak: the time of the next check alone is no news."""
     told = {name: value for name, value in status_body(status).items() if name != "next_check_at"}
-    return f'"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"'
+    return f'"{digest(json.dumps(told).encode())}"'
 
 
 def progress_of(status: Status) -> str:
@@ -70,6 +70,17 @@ def progress_of(status: Status) -> str:
 
 def seconds_to_next_check(status: Status) -> float:
     """Seconds until asking again can first tell something new: by the policy, and by the time already spent."""
-    if status.next_check_at is None or status.read_at is None:
-        return _OPENING_SECONDS
-    return max((status.next_check_at - status.read_at).total_seconds(), 0.0)
+    seconds = seconds_until(status.next_check_at, status)
+    return _OPENING_SECONDS if seconds is None else seconds
+
+
+def seconds_until(at: datetime | None, status: Status) -> float | None:
+    """Seconds from when `status` was so until `at`, 0 if that is past; None where either is not known."""
+    if at is None or status.read_at is None:
+        return None
+    return max((at - status.read_at).total_seconds(), 0.0)
+
+
+def is_due(status: Status) -> bool:
+    """Whether it is time to ask the upstream: whose turn that is, the store decides."""
+    return status.next_check_at is not None and seconds_until(status.next_check_at, status) == 0

@@ -6,13 +6,13 @@ when the refresh has settled. A browser that reconnects then gives that id back,
 
 import json
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
 from ....statemachine.errors import PhrRefreshError
 from ....statemachine.outcomes import Status
-from ....statemachine.patient import Patient
-from .bodies import etag_of, status_body
+from .bodies import etag_of, seconds_to_next_check, status_body
 from .messages import EVENTS
 from .needs import Need, Pause, ReadStatus, Send
 
@@ -32,18 +32,19 @@ def event_id(status: Status) -> str:
 
 
 def events(
-    patient: Patient,
     status: Status,
+    look: ReadStatus,
     *,
     seen: str | None,
     lasts: timedelta,
     heartbeat: timedelta,
     look_in: Callable[[Status], float],
 ) -> Generator[Need, Any, None]:
-    """The stream from `status` on: an event whenever it differs from what the client has `seen`."""
+    """The stream from `status` on: an event whenever what `look` gives differs from what the client has `seen`."""
     now: float = yield Pause(0)
     ends_at, last_sent = now + lasts.total_seconds(), now
-    yield Send(f"retry: {RECONNECT_MS}\n\n".encode())
+    # A stream that ends at once must not be asked for more often than a status.
+    yield Send(f"retry: {max(RECONNECT_MS, round(seconds_to_next_check(status) * 1000))}\n\n".encode())
     while True:
         if event_id(status) != seen:
             seen, last_sent = event_id(status), now
@@ -54,12 +55,10 @@ def events(
             last_sent = now
             # A comment: proxies close what is silent, and a client that is gone shows only when it is written to.
             yield Send(b":\n\n")
-        now = yield Pause(look_in(status))
-        try:
-            status = yield ReadStatus(patient)
-        except PhrRefreshError:
-            # The stream has begun with 200. It ends, and who connects again is told with a status of its own.
-            return
+        now = yield Pause(min(look_in(status), ends_at - now))
+        # An outage of the store is waited out: a browser that connects again and is told 503 never comes back.
+        with suppress(PhrRefreshError):
+            status = yield look
 
 
 def _event(name: str, body: dict[str, Any], event_id: str) -> bytes:

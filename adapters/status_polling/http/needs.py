@@ -4,15 +4,20 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from ....statemachine.facts import Fact
 from ....statemachine.patient import Patient
 
 
 @dataclass(frozen=True, slots=True)
 class ReadStatus:
-    """Gives a `Status`. With `may_ask`, the upstream is asked if it is this caller's turn."""
+    """Gives a `Status`: what the store knows.
+
+    With `within`, the upstream is asked first if it is time to and this caller's turn, and waited for so many seconds
+    at most. A question that takes longer goes on behind: its answer is in the store for who looks next.
+    """
 
     patient: Patient
-    may_ask: bool = True
+    within: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,20 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Tells the observer."""
+
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Sends a piece of a stream's body."""
 
     chunk: bytes
 
 
-Need = ReadStatus | Login | ReadRecords | TakePlace | Pause | Send
+Need = ReadStatus | Login | ReadRecords | TakePlace | Pause | Tell | Send
 
 
 @dataclass(frozen=True, slots=True)

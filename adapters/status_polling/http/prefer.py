@@ -3,8 +3,17 @@
 import re
 from typing import Final
 
-# A preference, its value a token or a quoted string, parameters after semicolons that nobody asks for.
-_WAIT: Final = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:;.*)?', re.IGNORECASE | re.DOTALL)
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
+# Elements of the list are separated by commas, but not by those inside quoted strings.
+_ELEMENT: Final = re.compile(rf'(?:[^",]|{_QUOTED})+', re.DOTALL)
+# Parameters come after semicolons; `wait` has none that mean anything.
+_PREFERENCE: Final = re.compile(rf"\s*({_WORD})\s*(?:=\s*({_WORD}|{_QUOTED})\s*)?(?:;.*)?", re.DOTALL)
+_SECONDS: Final = re.compile(r"[0-9]+")
+#: More than anybody waits; what is longer counts as this.
+_MOST_DIGITS: Final = 9
+#: Nobody prefers so much: what is longer is not read to its end.
+_MOST_CHARACTERS: Final = 1000
 
 
 def wait_of(header: str | None) -> int | None:
@@ -15,8 +24,11 @@ def wait_of(header: str | None) -> int | None:
     >>> wait_of("respond-async, wait=10"), wait_of('Wait = "3"; foo=bar'), wait_of("wait=soon"), wait_of(None)
     (10, 3, None, None)
     """
-    for preference in (header or "").split(","):
-        if preference.partition("=")[0].strip().lower() == "wait":
-            found = _WAIT.fullmatch(preference)
-            return int(found[1]) if found else None
+    for element in _ELEMENT.findall((header or "")[:_MOST_CHARACTERS]):
+        preference = _PREFERENCE.fullmatch(element)
+        if preference is not None and preference[1].lower() == "wait":
+            seconds = (preference[2] or "").strip('"')
+            if not _SECONDS.fullmatch(seconds):
+                return None
+            return int(seconds) if len(seconds) <= _MOST_DIGITS else 10**_MOST_DIGITS
     return None

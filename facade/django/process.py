@@ -1,0 +1,167 @@
+"""What a process has of the library: opened at the first use, after forks anew, closed when the process ends."""
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from django.db import close_old_connections
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from phr_refresh.adapters.driver import tell
+from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savepoints
+from phr_refresh.adapters.login_hooks.hooks import FindPatient, Hooks, told_of
+from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.status_polling.http import Host
+from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
+from phr_refresh.embedding import Embedding, PatientOf, read_patient_of, read_policy
+from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.patient import Patient
+from phr_refresh.synchronous import PhrRefresh
+
+from .settings import settings_block
+
+Verb = Literal["login", "logout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """All that works by the settings."""
+
+    embedding: Embedding
+    refresher: PhrRefresh
+    hooks: Hooks
+    host: Host
+    #: Where a server has one request at a time in a process: who waits would keep everybody else waiting.
+    host_without_threads: Host
+
+    @classmethod
+    def now(cls) -> "Opened":
+        """By the settings as they are. Raises `ConfigurationError`, `MissingExtra`."""
+        embedding = Embedding.of(settings_block())
+        refresher = embedding.open()
+        return cls(
+            embedding,
+            refresher,
+            Hooks(refresher, seconds=embedding.policy.login_budget.total_seconds()),
+            Host(refresher, contract=embedding.contract, places=embedding.places),
+            Host(refresher, contract=embedding.contract, places=0),
+        )
+
+    def close(self) -> None:
+        """Wait a few seconds for what goes on, and let go of everything."""
+        self.hooks.close()
+        self.refresher.close()
+
+
+class Process:
+    """The library in this process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._opened: Opened | None = None
+        self._opening = threading.Lock()
+        self._inherited: list[Opened] = []
+        self._gate = LoginGate(threads=2)
+        # Both keep this object for ever: there is one per process.
+        os.register_at_fork(after_in_child=self._leave_parent)
+        atexit.register(self.close)
+
+    def _leave_parent(self) -> None:
+        # What the parent had opened is the parent's: kept, so that nothing closes it, and not used.
+        if self._opened is not None:
+            self._inherited.append(self._opened)
+        self._opened, self._opening = None, threading.Lock()
+
+    def opened(self) -> Opened:
+        """What is open, and opened now if nothing is. Raises `ConfigurationError`, `MissingExtra`."""
+        found = self._opened
+        if found is None:
+            with self._opening:
+                found = self._opened = self._opened or Opened.now()
+        return found
+
+    def close(self) -> None:
+        """Close what is open. The next use opens it anew."""
+        with self._opening:
+            found, self._opened = self._opened, None
+        if found is not None:
+            found.close()
+
+    # The hooks.
+
+    def logged_in(self, user: Any) -> None:
+        """To be called when `user` has logged in. Never raises, and does not wait long (rule R5)."""
+        self._hook("login", user)
+
+    def logged_out(self, user: Any) -> None:
+        """To be called when `user` logs out. The same holds."""
+        self._hook("logout", user)
+
+    def _hook(self, verb: Verb, user: Any) -> None:
+        try:
+            opened = self._opened
+            if opened is None:
+                self._first(verb, user)
+            else:
+                _call(opened.hooks, verb, lambda: _patient(opened.embedding.patient_of, user))
+        except Exception as error:
+            _tell(verb, error)
+
+    def _first(self, verb: Verb, user: Any) -> None:
+        """A hook before anything is open: modules are imported and secrets read, which can take longer than a login."""
+        block = settings_block()
+        # In this thread: the host's connections to its database belong to it.
+        patient = _patient(read_patient_of(block.get("patient_of")), user)
+        if patient is None:
+            return
+        given_up = threading.Event()
+
+        def work() -> None:
+            opened = self.opened()
+            if not given_up.is_set():
+                _call(opened.hooks, verb, lambda: patient)
+            elif verb == "login":
+                # What a worker would do. Not the hook: that this login is late has been told.
+                opened.refresher.refresh(patient)
+            else:
+                opened.refresher.logout(patient)
+
+        try:
+            self._gate.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
+        except GateTimeout:
+            given_up.set()
+            tell(LogObserver(), Fact(f"{verb}_deferred", details={"reason": "over_budget"}, is_warning=True))
+
+    # The endpoints.
+
+    def patient(self, request: HttpRequest) -> Patient | None:
+        """The patient whose session the request carries. Raises what the host's `patient_of` raises."""
+        user = request.user
+        return _patient(self.opened().embedding.patient_of, user) if user.is_authenticated else None
+
+    def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:
+        """The answer to a request for `path`, which is below the mount point."""
+        opened = self.opened()
+        patient = self.patient(request)
+        # The answer may take its time, and needs no connection to the host's database.
+        close_old_connections()
+        facts = facts_of(request, path, patient=patient, is_logged_in=request.user.is_authenticated)
+        has_threads = request.META.get("wsgi.multithread", True)
+        host = opened.host if has_threads else opened.host_without_threads
+        return response_to(request, host.answer(facts))
+
+
+def _patient(patient_of: PatientOf, user: Any) -> Patient | None:
+    with savepoints():
+        return patient_of(user)
+
+
+def _call(hooks: Hooks, verb: Verb, find: FindPatient) -> None:
+    hook: Callable[[FindPatient], object] = hooks.logged_in if verb == "login" else hooks.logged_out
+    hook(find)
+
+
+def _tell(verb: Verb, error: Exception) -> None:
+    tell(LogObserver(), Fact("hook_failed", details={"hook": verb, "error": told_of(error)}, is_warning=True))
