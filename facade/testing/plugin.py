@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process of pytest-xdist passes on what it counted."""
-    output = getattr(session.config, "workeroutput", None)
+    output = vars(session.config).get("workeroutput")
     if output is not None:
         output[_OUTPUT] = session.config.stash[_COVERAGE].dump()
 
@@ -50,7 +50,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """The first process adds it up."""
-    output = getattr(node, "workeroutput", {})
+    output = vars(node).get("workeroutput", {})
     if _OUTPUT in output:
         node.config.stash[_COVERAGE].add(output[_OUTPUT])
 
