@@ -119,7 +119,7 @@ def test_it_says_in_plain_words_how_things_stand(open_page: OpenPage, server: Sc
         "opening": ["Connecting to your health records…", "This may take a few minutes."],
         "refreshing": ["Getting your newest records…", f"{as_of} 1 of 2 parts are loaded."],
         "complete": ["Your records are up to date.", as_of],
-        "partial": ["Most of your records are up to date.", f"{as_of} 1 of 2 parts are missing."],
+        "partial": ["Part of your records is up to date.", f"{as_of} 1 of 2 parts are missing."],
         "stale": ["Your records may be out of date.", as_of],
         "idle": ["Your newest records have not been loaded yet.", ""],
         "timed_out": [in_vain, "It took too long."],

@@ -2,26 +2,20 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
-from phr_refresh import Patient, PhrRefresh, open_store
 from phr_refresh.adapters.ports import NotReady, RecordsFailed
-from phr_refresh.adapters.settings import MhvSettings
-from phr_refresh.adapters.simulator import Fault, Simulator
-from phr_refresh.adapters.status_polling.http import Contract, Host
+from phr_refresh.adapters.simulator import Fault
 from phr_refresh.adapters.status_polling.http import contract as contract_module
 from phr_refresh.adapters.status_polling.http.openapi import document
 from phr_refresh.adapters.status_polling.http.operations import OPERATIONS, operation_at
-from phr_refresh.adapters.upstream import MhvUpstream
 from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
 from support.contract import ADA, DONE, GUEST, KINDS, SECRETS, Answered, Visit, documented, visiting
-from support.samples import UNHURRIED
-from support.serving import serving
+from support.serving import portal
 
 # The document itself.
 
@@ -172,36 +166,11 @@ def test_there_is_a_scene_for_each_answer() -> None:
 
 # The document in the hands of a stranger.
 
-MEMBER = Patient("canary-user-id", ADA.icn, ADA.mhv_correlation_id)
 FAULTS = {
     "all well": [],
     "no session": [Fault("login", "http_error", status=500)],
-    "refresh fails": [Fault("refresh", "all_failed")],
     "records fail": [Fault("fhir", "http_error", status=503)],
 }
-
-
-@contextmanager
-def running(faults: list[Fault], folder: Path) -> Iterator[str]:
-    """A real server, with a real store and a real upstream in which something is wrong; gives its URL."""
-    with Simulator(speed=20) as simulator:
-        for fault in faults:
-            simulator.script(fault)
-        upstream = MhvUpstream(
-            MhvSettings(
-                base_url=simulator.url,
-                fhir_url=f"{simulator.url}/fhir",
-                app_token=simulator.app_token,
-                authorization_key=simulator.authorization_key,
-            )
-        )
-        store = open_store(f"sqlite:///{folder / 'store.db'}")
-        with closing(PhrRefresh(store=store, upstream=upstream, policy=UNHURRIED)) as phr:
-            host = Host(phr, contract=Contract(kinds=upstream.kinds))
-            with serving(host, {"member": MEMBER, "guest": GUEST}) as url:
-                yield url
-
-
 #: What makes no sense here: no header of a request is ever refused, and what is refused because of the state that the
 #: patient is in (429, 404) says nothing about the request.
 LEFT_OUT = "negative_data_rejection"
@@ -211,7 +180,7 @@ LEFT_OUT = "negative_data_rejection"
 def test_a_stranger_finds_no_difference(fault: str, tmp_path: Path) -> None:
     """Schemathesis asks what the document allows and what it does not: each answer is one that the document has."""
     left_out = LEFT_OUT if fault == "all well" else f"{LEFT_OUT},not_a_server_error,positive_data_acceptance"
-    with running(FAULTS[fault], tmp_path) as url:
+    with portal(FAULTS[fault], tmp_path, {"member": ADA, "guest": GUEST}) as url:
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}openapi.json", "--url", url),
             *("--header", "Cookie: session=member", "--checks", "all", "--exclude-checks", left_out),

@@ -2,14 +2,20 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-from phr_refresh import Patient
-from phr_refresh.adapters.status_polling.http import AsyncHost, Host, HttpRequest, HttpResponse, HttpStream
+from phr_refresh import Patient, PhrRefresh, open_store
+from phr_refresh.adapters.settings import MhvSettings
+from phr_refresh.adapters.simulator import Fault, Simulator
+from phr_refresh.adapters.status_polling.http import AsyncHost, Contract, Host, HttpRequest, HttpResponse, HttpStream
+from phr_refresh.adapters.upstream import MhvUpstream
+
+from .samples import UNHURRIED
 
 PREFIX = "/phr/"
 
@@ -141,3 +147,23 @@ async def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dic
         return status, await read_headers(reader), await reader.read()
     finally:
         writer.close()
+
+
+@contextmanager
+def portal(faults: Sequence[Fault], folder: Path, people: Mapping[str, Patient], **keys: str) -> Iterator[str]:
+    """A server with a real store and a real upstream with `faults`; gives its URL. `keys`: see `Simulator`."""
+    with Simulator(speed=20, **keys) as simulator:
+        for fault in faults:
+            simulator.script(fault)
+        upstream = MhvUpstream(
+            MhvSettings(
+                base_url=simulator.url,
+                fhir_url=f"{simulator.url}/fhir",
+                app_token=simulator.app_token,
+                authorization_key=simulator.authorization_key,
+            )
+        )
+        store = open_store(f"sqlite:///{folder / 'store.db'}")
+        with closing(PhrRefresh(store=store, upstream=upstream, policy=UNHURRIED)) as phr:
+            with serving(Host(phr, contract=Contract(kinds=upstream.kinds)), people) as url:
+                yield url

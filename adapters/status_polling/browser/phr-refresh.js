@@ -464,7 +464,7 @@ export const STRINGS = Object.freeze({
   requested: "Asking for your newest records…",
   refreshing: "Getting your newest records…",
   complete: "Your records are up to date.",
-  partial: "Most of your records are up to date.",
+  partial: "Part of your records is up to date.",
   arrived: "New records have arrived.",
   stale: "Your records may be out of date.",
   failed: "Your newest records could not be loaded.",
