@@ -158,8 +158,7 @@ def complete(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         "extracts": event.extracts,
         "as_of": event.as_of if event.as_of is not None else record.as_of,
         "failure": None,
-        "failures": 0,
-        "retry_at": 0,
+        **_pause_after(record, event),
     }
 
 
@@ -170,9 +169,15 @@ def fail(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         "extracts": event.extracts or record.extracts,
         # Only a call that never left sets these two: then the window is not spent, but there is a pause.
         "window_opens_at": event.window_opens_at or record.window_opens_at,
-        "retry_at": event.retry_at,
-        "failures": event.failures,
+        **_pause_after(record, event),
     }
+
+
+def _pause_after(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
+    # A pause that the session has earned is no business of the refresh's end: only a session ends it.
+    if record.session_failure:
+        return {}
+    return {"failures": event.failures, "retry_at": event.retry_at}
 
 
 def time_out(record: RefreshRecord, event: Event) -> Mapping[str, Any]:

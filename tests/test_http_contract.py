@@ -8,11 +8,9 @@ import pytest
 from phr_refresh import ConfigurationError
 from phr_refresh.adapters.ports import NotReady, Records, RecordsFailed
 from phr_refresh.adapters.status_polling.http import Contract, HttpRequest
-from phr_refresh.adapters.status_polling.http.bodies import progress_of
 from phr_refresh.statemachine.effects import CouldNotAsk, Phase, Rejected, SessionFailed, StatusReport
 from phr_refresh.statemachine.errors import RecordUnreadable, SessionUnavailable, StoreUnavailable
-from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind, Status
-from phr_refresh.statemachine.record import State
+from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from support.contract import ADA, BOB, BROKEN, DONE, GOING_ON, GUEST, KINDS, Visit, visiting
 from support.samples import PARTIAL
 
@@ -161,18 +159,21 @@ def test_data_go_stale_when_the_window_has_passed(visit: Visit) -> None:
     assert "2030-01-01T12:00:00.000Z" == answered.json["as_of"]
 
 
-def test_a_session_being_created_is_under_way(visit: Visit) -> None:
+def test_a_session_being_created_is_under_way() -> None:
     """202 while the session for the refresh is being created: asked again after a second."""
-    seen = []
-    opens = visit.upstream.open_session
+    with visiting("threads") as visit:
+        seen = []
+        opens = visit.upstream.open_session
 
-    def look(patient: object) -> object:
-        seen.append(progress_of(Status(state=State.NO_SESSION, under_way=True)))
-        return opens(patient)
+        def look(patient: object) -> object:
+            seen.append(visit.get())
+            return opens(patient)
 
-    visit.upstream.open_session = look
-    visit.begin()
-    assert ["opening a session"] == seen
+        visit.upstream.open_session = look
+        visit.begin()
+    assert [(202, 1, "opening a session")] == [
+        (answered.status, answered.retry_after, answered.headers["X-Progress"]) for answered in seen
+    ]
 
 
 def test_retry_after_grows_with_the_time_spent(visit: Visit) -> None:

@@ -11,7 +11,7 @@ import pytest
 from phr_refresh.adapters.status_polling.http import HttpRequest
 from phr_refresh.statemachine.effects import Phase, StatusReport
 from phr_refresh.statemachine.errors import StoreUnavailable
-from support.contract import ADA, BROKEN, DONE, GOING_ON, KINDS, VALIDATORS, Answered, Visit, visiting
+from support.contract import ADA, BOB, BROKEN, DONE, GOING_ON, KINDS, VALIDATORS, Answered, Visit, visiting
 
 
 @pytest.fixture(params=KINDS)
@@ -121,12 +121,14 @@ def test_without_a_place_a_stream_is_one_event(visit: Visit) -> None:
 
 
 def test_a_settled_stream_takes_no_place(visit: Visit) -> None:
-    """What ends at once is in nobody's way."""
+    """What ends at once is in nobody's way, even before it is read."""
     visit.upstream.tells = DONE
     visit.clock.tick(1)
     visit.serve(places=1)
-    streams = [visit.get("events") for _ in range(3)]
-    assert [1, 1, 1] == [len(statuses(visit, stream)) for stream in streams]
+    stream = visit.get("events")
+    visit.begin(BOB)
+    assert "Preference-Applied" in visit.get("status", BOB, prefer="wait=1").headers
+    assert ["complete"] == [status["state"] for _, status in statuses(visit, stream)]
 
 
 def is_free(visit: Visit) -> bool:

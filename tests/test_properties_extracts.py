@@ -64,9 +64,18 @@ def judged(found: list[dict[str, Any]], wanted: tuple[str, ...], asked: Asked) -
     return report.phase.value, extracts, report.as_of
 
 
+def settled(at: int) -> dict[str, Any]:
+    """A row of a load that was requested and ended well then."""
+    moments = dict.fromkeys(("lastRequested", "lastCompleted", "lastSuccessfulCompleted"), at)
+    return {"extract": "VPR", "stationNumber": "0", "loadStatus": "OK", **moments}
+
+
 @given(questions())
 @example(([], ("VPR",), Asked(NOON, NOON, NOON + HOUR, NOON + HOUR)))
-@examples(200)
+@example(([settled(NOON - TOLERANCE)], ("VPR",), Asked(NOON, None, NOON + HOUR, NOON + HOUR)))
+@example(([settled(NOON - HOUR)], ("VPR",), Asked(NOON, NOON, NOON + 10_000, NOON + 10_000)))
+@example(([settled(NOON - HOUR)], ("VPR",), Asked(NOON, NOON, NOON + 9_999, NOON + 9_999)))
+@examples(150)
 def test_every_answer_means_what_the_oracle_says(question: Question) -> None:
     """Phase, each extract and `as_of` agree over any rows: many stations, nulls, times out of order, lost answers."""
     expected = verdict(*question)

@@ -74,7 +74,7 @@ def gaps(host: Leaping) -> list[tuple[int, int]]:
 
 
 @given(moves(BACK))
-@examples(150)
+@examples(100)
 def test_leaps_back_never_bring_a_second_kick_off_within_the_window(story: list[Move]) -> None:
     """Wherever the store's clock is set back, between or within verbs, kick-offs stay 60 true minutes apart (R1)."""
     gone = [gap for gap, _ in gaps(played(story))]
@@ -82,14 +82,14 @@ def test_leaps_back_never_bring_a_second_kick_off_within_the_window(story: list[
 
 
 @given(moves(BACK | SIZES))
-@examples(150)
+@examples(100)
 def test_leaps_forward_open_the_window_by_no_more_than_themselves(story: list[Move]) -> None:
     """Whatever leaps, kick-offs are 60 true minutes apart but for what the store's clock was set forward meanwhile."""
     assert [(gap, forward) for gap, forward in gaps(played(story)) if gap < WINDOW - forward] == []
 
 
 @given(moves(BACK | SIZES))
-@examples(150)
+@examples(100)
 def test_nobody_stays_refreshing(story: list[Move]) -> None:
     """After any leaps, a refresh has ended within four deadlines of true time after the first look at it (R4)."""
     host = played(story)
@@ -99,7 +99,7 @@ def test_nobody_stays_refreshing(story: list[Move]) -> None:
 
 
 @given(moves(BACK | SIZES))
-@examples(150)
+@examples(100)
 def test_everybody_gets_a_refresh_once_the_clock_has_come_round(story: list[Move]) -> None:
     """When the store's clock is a window and its margin past all that it has ever shown, the next refresh starts."""
     host = played(story)

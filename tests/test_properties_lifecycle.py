@@ -20,8 +20,8 @@ from support.reference_world import FORGOTTEN_AFTER, POLICY, START, TwoHosts, tw
 from support.samples import DEADLINE, HOUR, MARGIN, MINUTE, SECOND, WINDOW
 
 EDGES = ["session_until", "deadline_at", "opens_at", "next_poll_at", "retry_at"]
-EXAMPLES = {"memory": 100, "fakeredis": 5}
-EXAMPLES_ELSEWHERE = 30
+EXAMPLES = {"memory": 70, "fakeredis": 5}
+EXAMPLES_ELSEWHERE = 20
 HOSTS = st.sampled_from([0, 1])
 SCRIPTS = st.builds(
     Script,

@@ -133,7 +133,9 @@ class Model:
             self.next_poll_at = max(self.next_poll_at, self.now + pause)
         may_end = self.is_awaited() and (self.state != "stale" or script.status == "complete")
         if script.status in ("complete", "failed") and may_end:
-            self.outcome, self.failures, self.retry_at = script.status, 0, 0
+            self.outcome = script.status
+            if not self.session_failed:
+                self.failures = self.retry_at = 0
             if self.state != "no_session":
                 self.state = "complete" if script.status == "complete" else "stale"
 
