@@ -202,14 +202,17 @@ def black_hole() -> Iterator[str]:
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["first login", "later login"])
 def test_a_store_that_hangs_is_not_waited_for(is_open: bool, block, black_hole: str, warnings: Warnings) -> None:
-    """The login comes back after the budget, long before the store's time-out, and tells once."""
+    """Each login comes back after the budget, long before the store's time-out, and is told of once."""
     block.update(store=black_hole, policy={"login_budget": 0.2})
     if is_open:
         phr.refresher()
     began = time.monotonic()
-    assert 302 == Browser().log_in()
+    assert [302, 302] == [Browser().log_in() for _ in range(2)]
     assert time.monotonic() - began < HANGS_SECONDS / 2
-    assert ["login_deferred"] == warnings.names
+    # A first login may be told of by what it has opened, just after it is back.
+    while len(warnings.names) < 2:
+        pass
+    assert ["login_deferred"] * 2 == warnings.names
 
 
 def test_a_secret_that_hangs_is_not_waited_for(block, simulator: Simulator, tmp_path: Path, warnings: Warnings) -> None:

@@ -153,7 +153,7 @@ def test_a_server_that_is_away_is_a_failure():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     upstream = made(f"http://127.0.0.1:{port}")
-    assert RecordsFailed("connection_refused") == upstream.fhir.read("vitals", TOKEN)
+    assert RecordsFailed("connection_refused") == upstream.read_records("vitals", TOKEN)
     upstream.close()
 
 

@@ -116,11 +116,13 @@ class Process:
         patient = _patient(read_patient_of(block.get("patient_of")), user)
         if patient is None:
             return
-        given_up = threading.Event()
+        # Whoever has it tells when this takes too long: the hook here as long as it waits for the opening, the one of
+        # what is open afterwards.
+        turn = threading.Lock()
 
         def work() -> None:
             opened = self.opened()
-            if not given_up.is_set():
+            if turn.acquire(blocking=False):
                 _call(opened.hooks, verb, lambda: patient)
             elif verb == "login":
                 # What a worker would do. Not the hook: that this login is late has been told.
@@ -131,8 +133,8 @@ class Process:
         try:
             self._gate.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
         except GateTimeout:
-            given_up.set()
-            tell(LogObserver(), Fact(f"{verb}_deferred", details={"reason": "over_budget"}, is_warning=True))
+            if turn.acquire(blocking=False):
+                tell(LogObserver(), Fact(f"{verb}_deferred", details={"reason": "over_budget"}, is_warning=True))
 
     # The endpoints.
 

@@ -89,8 +89,9 @@ class Laboratory:
             return world._replace(row=row, session_until=0, faults=world.faults + 1)
         if who == "failover":
             assert world.before is not None, "there is no write to lose"
-            lost = world._replace(row=world.before[0], before=None, session_until=0)
-            return lost._replace(drops=world.drops + 1, faults=world.faults + 1)
+            row, whose = world.before
+            lost = world._replace(row=row, before=None, session_until=0)
+            return lost._replace(robbed=world.robbed | {whose}, faults=world.faults + 1)
         if who == "ghost":
             return upstream.kicked_off(world._replace(ghosts=world.ghosts[1:]), world.ghosts[0][0])
         # The others neither see this moment nor are seen by it: for all their standings it is performed once.
@@ -187,7 +188,8 @@ class Laboratory:
         return _put(upstream.crashed(world, process), gone)
 
     def _performer(self, world: World, process: Process) -> Performer:
-        self.desk.world, self.desk.ahead = world, process.ahead + self.desk.leap
+        self.desk.world, self.desk.writer = world, process.name
+        self.desk.ahead = process.ahead + self.desk.leap
         performer = Performer(self._ports)
         asked, heard, performer._now = process.clocks
         performer._asked_at, performer._heard_at = seconds_of(asked), seconds_of(heard)  # type: ignore[assignment]

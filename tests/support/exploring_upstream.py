@@ -40,11 +40,14 @@ REFUSED: dict[type, Any] = {
 def reached(world: World, process: Process, effect: Effect) -> World:
     """The world once the call has arrived."""
     if isinstance(effect, OpenSession):
-        overlaps, needless = world.overlaps + bool(world.openings), world.needless + world.has_session()
         openings = (*world.openings, Opening(process.name))
+        if process.name in world.robbed:
+            return world._replace(openings=openings)
+        beside = [opening for opening in world.openings if opening.process not in world.robbed]
+        overlaps, needless = world.overlaps + bool(beside), world.needless + world.has_session()
         return world._replace(openings=openings, overlaps=overlaps, needless=needless)
     if isinstance(effect, AskStatus):
-        return world._replace(polls=(*world.polls, (world.now, effect.asked_at)))
+        return world._replace(polls=(*world.polls, (world.now, effect.asked_at, process.name)))
     return kicked_off(world, f"{process.name}-1")
 
 

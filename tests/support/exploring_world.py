@@ -107,8 +107,8 @@ class World(NamedTuple):
     row: Row | None = None
     #: Until when the session that was last stored is good, 0 once somebody has logged out or the store lost it.
     session_until: int = 0
-    #: What the last acknowledged write replaced, as long as a failover can bring it back.
-    before: tuple[Row | None] | None = None
+    #: What the last acknowledged write replaced, and whose it was, as long as a failover can bring it back.
+    before: tuple[Row | None, str] | None = None
     writes: int = 0
     processes: tuple[Process, ...] = ()
     pending: tuple[Pending, ...] = ()
@@ -122,10 +122,11 @@ class World(NamedTuple):
     spawned: int = 0
     # The history.
     tokens: int = 0
-    drops: int = 0
+    #: Whose acknowledged writes the store has lost. Of what they had claimed nobody can know any more.
+    robbed: frozenset[str] = frozenset()
     kick_offs: tuple[tuple[str, int], ...] = ()
-    #: When each status call went out, and when its turn began.
-    polls: tuple[tuple[int, int], ...] = ()
+    #: When each status call went out, when its turn began, and whose it was.
+    polls: tuple[tuple[int, int, str], ...] = ()
     overlaps: int = 0
     needless: int = 0
     #: What the upstream has told somebody: (refresh id, "accepted" | "completed" | "failed").
@@ -194,6 +195,7 @@ class Desk:
     def __init__(self) -> None:
         self.world = World()
         self.is_called = False
+        self.writer = ""
         #: How far the process's host's clock is ahead, how far it leaps just now, and whether anybody looked at it.
         self.ahead = 0
         self.leap = 0
@@ -234,7 +236,9 @@ class Desk:
         row = Row(change.value, f"v{world.writes + 1}", change.due_at, change.keep_until, token, until)
         good = change.token_expires_at if change.token_change is TokenChange.PUT else world.session_until
         good = 0 if _decoded(change.value).state is State.NO_SESSION else good
-        self.world = world._replace(row=row, session_until=good, before=(world.row,), writes=world.writes + 1)
+        self.world = world._replace(
+            row=row, session_until=good, before=(world.row, self.writer), writes=world.writes + 1
+        )
         return Written(row.version, world.now)
 
     def due(self, limit: int) -> tuple[UserKey, ...]:
