@@ -75,12 +75,17 @@ class Certificates:
         is_authority = wish.name is not None
         host: x509.GeneralName = x509.DNSName(wish.host) if wish.host else x509.IPAddress(ip_address("127.0.0.1"))
         now = datetime.now(UTC)
+        public_of_signer = (signer or self._key).public_key()
         return (
             x509.CertificateBuilder(name if wish.self_signed else self._name, name, key, x509.random_serial_number())
             .not_valid_before(now - timedelta(days=10))
             .not_valid_after(now + timedelta(days=wish.days))
             .add_extension(x509.SubjectAlternativeName([host]), critical=False)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            # From Python 3.13 on, certificates are checked for what RFC 5280 asks of them.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public_of_signer), critical=False)
+            .add_extension(_key_usage(signs=is_authority), critical=True)
             .sign(signer or self._key, hashes.SHA256())
         )
 
@@ -92,6 +97,12 @@ class _Wish:
     host: str = ""
     days: int = 1
     self_signed: bool = False
+
+
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    usages = dict.fromkeys((*others, "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=not signs, key_cert_sign=signs, crl_sign=signs, **usages)
 
 
 def _named(text: str) -> x509.Name:
