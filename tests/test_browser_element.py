@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from support.browser import PATIENCE_MS, Reply, ScriptedServer, extracts, open_browser, problem, told
 
+pytestmark = pytest.mark.once
+
 NOON = "2030-01-01T12:00:00.000Z"
 HEAD = """
 <style>

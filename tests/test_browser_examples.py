@@ -14,6 +14,8 @@ import pytest
 from phr_refresh.adapters.simulator import Fault, Simulator
 from support.browser import PATIENCE_MS, open_browser
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MODULES = {
     "django": ["django"],

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support.browser import PATIENCE_MS, Asked, Reply, ScriptedServer, open_browser, problem, told
 
+pytestmark = pytest.mark.once
+
 RUNNING = told("refreshing", etag='W/"a"', after="1")
 COUNT_FETCHES = """
   const plain = fetch;

@@ -13,6 +13,8 @@ from phr_refresh.adapters.upstream import MhvUpstream
 from support.browser import PATIENCE_MS, Portal, open_browser
 from support.samples import ADA
 
+pytestmark = pytest.mark.once
+
 POLICY = Policy(poll_interval=timedelta(milliseconds=200), login_budget=timedelta(seconds=30))
 START = """async (progress) => {
   const { StatusPoller } = await import("/phr/phr-refresh.js");

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from support.browser import PATIENCE_MS, Asked, Reply, ScriptedServer, extracts, open_browser, problem, told
 
+pytestmark = pytest.mark.once
+
 QUICK = {"shortest": 10, "settling": [], "expecting": [50, 50], "leader": 20_000}
 START = """async (options) => {
   const { StatusPoller } = await import("/phr/phr-refresh.js");

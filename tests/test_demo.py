@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     """One run of the demo in a process of its own."""

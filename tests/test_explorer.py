@@ -20,6 +20,8 @@ from support.exploring_scenes import PAIRS, TRIPLES, refresh, scene_named
 from support.exploring_world import World
 from support.samples import ADA, MARGIN, WINDOW
 
+pytestmark = pytest.mark.once
+
 IS_FULL = os.environ.get("PHR_REFRESH_EXPLORE") == "full"
 #: Of each exploration; more than any needs, on a machine of which it has a core to itself.
 MOST = 50_000_000 if IS_FULL else 400_000

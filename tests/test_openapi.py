@@ -176,6 +176,7 @@ FAULTS = {
 LEFT_OUT = "negative_data_rejection"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_stranger_finds_no_difference(fault: str, tmp_path: Path) -> None:
     """Schemathesis asks what the document allows and what it does not: each answer is one that the document has."""

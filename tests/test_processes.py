@@ -61,6 +61,7 @@ def die(moment: str, simulator: Simulator, store_url: str) -> int:
     return subprocess.run(program, env=environment(simulator, store_url), check=False, timeout=60).returncode
 
 
+@pytest.mark.once
 def test_twenty_processes_start_each_refresh_once(simulator: Simulator, url: str) -> None:
     """Twenty processes that refresh the same patients at once kick each off once, and all get the winner's id."""
     with ExitStack() as stack:

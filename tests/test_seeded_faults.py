@@ -7,6 +7,8 @@ from support.exploring import broken_by, explore
 from support.exploring_faults import SEEDED
 from support.exploring_report import as_test, mermaid
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_seeded_fault_is_found_and_nothing_without_it(
