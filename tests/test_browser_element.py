@@ -139,6 +139,20 @@ def test_it_says_in_plain_words_how_things_stand(open_page: OpenPage, server: Sc
     assert list(expected.values()) == [[text.replace("\u202f", " ") for text in texts] for texts in found]
 
 
+def test_a_strict_content_security_policy_does_not_break_it(open_page: OpenPage, server: ScriptedServer) -> None:
+    """Without inline styles, and with no text that becomes markup (Trusted Types), it shows what it always shows."""
+    server.page_headers = {
+        "Content-Security-Policy": "default-src 'none'; connect-src 'self'; script-src 'self'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    }
+    server.script(VIEWS["complete"])
+    page = open_page()
+    assert [["Your records are up to date.", "Records as of Jan 1, 2030, 12:00 PM."]] == [
+        [text.replace("\u202f", " ") for text in texts] for texts in said_of(page)
+    ]
+    assert "grid" == page.evaluate(f"getComputedStyle({SHADOW}.querySelector('.box')).display")
+
+
 def said_of(page: Any) -> list[list[str]]:
     """The two texts of every element in a page."""
     return page.evaluate(

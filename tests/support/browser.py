@@ -77,6 +77,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.answer: Answerer = lambda asked: Reply(404)
         self.page = ""
+        self.page_headers: dict[str, str] = {}
         self._asked: list[Asked] = []
         self._news = threading.Condition()
         self._server = _serve(self._handle)
@@ -120,7 +121,8 @@ class ScriptedServer:
             return _send(handler, 200, MODULE, {"Content-Type": "text/javascript"})
         if not asked.path.startswith("/phr/"):
             page = f"<!doctype html><html lang=en><link rel=icon href='data:,'><body>{self.page}"
-            return _send(handler, 200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
+            headers = {"Content-Type": "text/html; charset=utf-8"} | self.page_headers
+            return _send(handler, 200, page.encode(), headers)
         with self._news:
             self._asked.append(asked)
             self._news.notify_all()

@@ -634,23 +634,35 @@ const STYLE = `
   }
 `;
 
-const MARKUP = `
-  <section class="box" part="box" data-mood="calm">
-    <svg class="sign" part="sign" viewBox="0 0 24 24" aria-hidden="true">
-      <path class="busy" d="M12 3a9 9 0 1 1-9 9"/><path class="good" d="M4 12.5l5.5 5.5L20 6.5"/>
-      <path class="warn" d="M12 3.5L2.5 20.5h19zM12 10v4.500M12 17.500v.01"/>
-      <path class="calm" d="M12 3a9 9 0 1 0 .01 0zM12 11v5M12 8v.01"/>
-    </svg>
-    <p class="summary" part="summary" role="status" tabindex="-1"></p>
-    <p class="words" part="words"></p>
-    <progress class="bar" part="progress" data-off></progress>
-    <details class="parts" part="parts" data-off><summary part="parts-summary">&nbsp;</summary><ul></ul></details>
-    <div class="buttons">
-      <button type="button" part="button refresh" class="refresh" data-off></button>
-      <button type="button" part="button reload" class="reload" data-off></button>
-    </div>
-  </section>
-`;
+const SIGNS = {
+  busy: "M12 3a9 9 0 1 1-9 9",
+  good: "M4 12.5l5.5 5.5L20 6.5",
+  warn: "M12 3.5L2.5 20.5h19zM12 10v4.500M12 17.500v.01",
+  calm: "M12 3a9 9 0 1 0 .01 0zM12 11v5M12 8v.01",
+};
+
+const filledIn = (element, attributes, inside) => {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...inside);
+  return element;
+};
+const html = (name, attributes, ...inside) => filledIn(document.createElement(name), attributes, inside);
+const svg = (name, attributes, ...inside) =>
+  filledIn(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, inside);
+
+/** What the element shows, built node by node: text that becomes markup is what Trusted Types forbid. */
+const content = () =>
+  html("section", { class: "box", part: "box", "data-mood": "calm" },
+    svg("svg", { class: "sign", part: "sign", viewBox: "0 0 24 24", "aria-hidden": "true" },
+      ...Object.entries(SIGNS).map(([name, d]) => svg("path", { class: name, d }))),
+    html("p", { class: "summary", part: "summary", role: "status", tabindex: "-1" }),
+    html("p", { class: "words", part: "words" }),
+    html("progress", { class: "bar", part: "progress", "data-off": "" }),
+    html("details", { class: "parts", part: "parts", "data-off": "" },
+      html("summary", { part: "parts-summary" }, "\u00a0"), html("ul", {})),
+    html("div", { class: "buttons" },
+      html("button", { type: "button", part: "button refresh", class: "refresh", "data-off": "" }),
+      html("button", { type: "button", part: "button reload", class: "reload", "data-off": "" })));
 
 const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 const inWords = (name) => name.replace(/([a-z])([A-Z])/g, "$1 $2");
@@ -695,7 +707,7 @@ export class PhrRefreshStatus extends HTMLElement {
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(STYLE);
     root.adoptedStyleSheets = [sheet];
-    root.innerHTML = MARKUP;
+    root.append(content());
     for (const name of ["box", "summary", "words", "bar", "parts", "refresh", "reload"]) {
       this.#parts[name] = root.querySelector(`.${name}`);
     }
