@@ -11,19 +11,20 @@ between that check and the first byte on the wire, which only an upstream with i
 
 import inspect
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from typing import Any, TypeVar, assert_never
 
+from ..statemachine.codec import decode, encode
 from ..statemachine.draft import Flow
 from ..statemachine.effects import (
     AskStatus,
     Commit,
+    CommitAll,
     Committed,
     Conflict,
     CouldNotAsk,
@@ -31,6 +32,7 @@ from ..statemachine.effects import (
     HandOver,
     ListDue,
     Load,
+    LoadAll,
     Loaded,
     NeverSent,
     OpenSession,
@@ -41,12 +43,12 @@ from ..statemachine.effects import (
     StartRefresh,
     Tell,
 )
-from ..statemachine.errors import StoreUnavailable
+from ..statemachine.errors import RecordUnreadable, StoreError, StoreUnavailable
 from ..statemachine.facts import Fact
 from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant, Policy, milliseconds
-from ..statemachine.record import decode, encode
 from ..statemachine.trace import Tap
+from .observers import tell as tell
 from .ports import AsyncStore, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Ports:
 
 _CONFLICTS = 200
 _ROUNDING = 1e-6
+_STORE_CALLS = {Load: "load", Commit: "write", ListDue: "due", LoadAll: "load_all", CommitAll: "write_all"}
 
 
 class Performer:
@@ -100,6 +103,12 @@ class Performer:
                 change = self._change(effect)
                 self._asked_at = ports.monotonic()
                 return partial(ports.store.write, change), partial(self._written, effect)
+            case LoadAll(keys):
+                return partial(ports.store.load_all, keys), partial(self._all_loaded, keys)
+            case CommitAll(commits):
+                return partial(ports.store.write_all, [self._change(one) for one in commits]), partial(
+                    self._all_written, commits
+                )
             case ListDue(limit):
                 return partial(ports.store.due, limit), tuple
             case OpenSession(patient):
@@ -154,15 +163,30 @@ class Performer:
         # The life that is left, by the clock that the adapter told it by, from now on by the store's (rule: one clock).
         return replace(answer, token=replace(answer.token, expires_at=answer.at + left))
 
+    def _all_loaded(
+        self, keys: Sequence[UserKey], rows: Sequence[Row | RecordUnreadable]
+    ) -> tuple[Loaded | RecordUnreadable, ...]:
+        return tuple(_or_error(partial(self._loaded, key), row) for key, row in zip(keys, rows, strict=True))
+
+    def _all_written(
+        self, commits: Sequence[Commit], answers: Sequence[Written | Row | RecordUnreadable]
+    ) -> tuple[Committed | Conflict | RecordUnreadable, ...]:
+        # Several sweepers at once are in each other's way all the time: that is no contended record.
+        return tuple(
+            _or_error(partial(self._written, effect, counts=False), answer)
+            for effect, answer in zip(commits, answers, strict=True)
+        )
+
     def _loaded(self, key: UserKey, row: Row) -> Loaded:
         self._hear(row.now)
         record = None if row.value is None else decode(row.value)
         token = None if row.token is None else self._unsealed(key, row.token)
         return Loaded(record, row.version, row.now, token)
 
-    def _written(self, effect: Commit, answer: Written | Row) -> Committed | Conflict:
+    def _written(self, effect: Commit, answer: Written | Row, *, counts: bool = True) -> Committed | Conflict:
         if isinstance(answer, Row):
-            self._conflicts += 1
+            self._conflicts += counts
+            self._tell(Fact("commit_conflicted", effect.key, is_measurement=True))
             if self._conflicts > _CONFLICTS:
                 # A store that takes longer than decisions last would keep every flow going for ever.
                 raise StoreUnavailable("of the records", "contended")
@@ -170,21 +194,23 @@ class Performer:
         self._hear(answer.now)
         for fact in effect.told:
             self._tell(fact)
-        return Committed(answer.version, answer.now)
+        return Committed(answer.version, answer.now, answer.is_replicated)
 
     def _change(self, effect: Commit) -> Change:
-        token = effect.token
+        token, policy = effect.token, self._ports.policy
         return Change(
             key=effect.key,
             value=encode(effect.record),
             expected_version=effect.expected_version,
             decided_at=effect.decided_at,
-            max_age=milliseconds(self._ports.policy.decision_age),
+            max_age=milliseconds(policy.decision_age),
             due_at=effect.due_at,
             keep_until=effect.keep_until,
             token_change=effect.token_change,
             token=None if token is None else self._sealed(effect.key, token),
             token_expires_at=0 if token is None else token.expires_at,
+            replicas=policy.claim_replicas if effect.is_claim else 0,
+            replicas_wait=milliseconds(policy.claim_replicas_wait) if effect.is_claim else 0,
         )
 
     def _sealed(self, key: UserKey, token: SessionToken) -> bytes:
@@ -205,16 +231,24 @@ class Performer:
             # Sealed under a setting that this process does not have; the flow tells, and opens another session.
             return None
 
+    def failed(self, effect: Effect, error: Exception) -> Exception:
+        """`error`, in which performing `effect` ended; told if it is the store's."""
+        if isinstance(error, StoreError):
+            reason = error.reason if isinstance(error, StoreUnavailable) else "record_unreadable"
+            details = {"call": _STORE_CALLS.get(type(effect), "other"), "reason": reason}
+            self._tell(Fact("store_failed", details=details, is_measurement=True))
+        return error
+
     def _tell(self, fact: Fact) -> None:
         tell(self._ports.observer, fact)
 
 
-def tell(observer: Observer, fact: Fact) -> None:
-    """Tell `observer`, whose failures must not become those of a login or of a refresh."""
+def _or_error(read: Callable[[Any], T], answer: Any) -> T | RecordUnreadable:
+    """What is read out of a store's answer; one record that cannot be read hides no other."""
     try:
-        observer(fact)
-    except Exception as error:
-        logging.getLogger("phr_refresh").error("phr_refresh.observer_failed (%s)", type(error).__name__)
+        return answer if isinstance(answer, RecordUnreadable) else read(answer)
+    except RecordUnreadable as error:
+        return error
 
 
 def _nothing(_: object) -> None:
@@ -237,7 +271,7 @@ def run(flow: Flow[T], ports: Ports) -> T:
             call, finish = performer.plan(effect)
             answer = finish(call())
         except Exception as raised:
-            error = raised
+            error = performer.failed(effect, raised)
 
 
 async def run_async(flow: Flow[T], ports: Ports) -> T:
@@ -257,4 +291,4 @@ async def run_async(flow: Flow[T], ports: Ports) -> T:
             value = call()
             answer = finish(await value if inspect.isawaitable(value) else value)
         except Exception as raised:
-            error = raised
+            error = performer.failed(effect, raised)

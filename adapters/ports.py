@@ -19,6 +19,7 @@ from ..statemachine.effects import (
     Step,
     TokenChange,
 )
+from ..statemachine.errors import RecordUnreadable
 from ..statemachine.facts import Fact
 from ..statemachine.patient import Patient, UserKey
 from ..statemachine.policy import Instant
@@ -39,7 +40,8 @@ class Change:
     """One compare-and-set. See `statemachine.effects.Commit` for the fields; times are in store milliseconds.
 
     `max_age`: the change is a conflict if `decided_at` lies longer ago than so many milliseconds, by the store's clock.
-    `token_expires_at`: when the store drops the token by itself.
+    `token_expires_at`: when the store drops the token by itself. `replicas`: on so many replicas the change must have
+    arrived within `replicas_wait` milliseconds for `Written.is_replicated`; stores without replicas ignore it.
     """
 
     key: UserKey
@@ -52,14 +54,17 @@ class Change:
     token_change: TokenChange = TokenChange.KEEP
     token: bytes | None = field(default=None, repr=False)
     token_expires_at: Instant = 0
+    replicas: int = 0
+    replicas_wait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The change took effect under this new version."""
+    """The change took effect under this new version, and on as many replicas as it asked for, if `is_replicated`."""
 
     version: str
     now: Instant
+    is_replicated: bool = True
 
 
 class Store(Protocol):
@@ -74,6 +79,18 @@ class Store(Protocol):
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set, in one atomic round trip."""
+
+    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
+        """The rows of several patients, in this order, without tokens, in as few round trips as can be.
+
+        What lies at a key and is none of ours is a value, so that it hides no other patient. All else raises.
+        """
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
+        """`write` of several patients, each for itself, in this order, in as few round trips as can be.
+
+        Where it raises, some of them may have taken effect.
+        """
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed, longest overdue first, at most `limit`."""
@@ -90,6 +107,12 @@ class AsyncStore(Protocol):
 
     def write(self, change: Change) -> Awaitable[Written | Row]:
         """See `Store.write`."""
+
+    def load_all(self, keys: Sequence[UserKey]) -> Awaitable[Sequence[Row | RecordUnreadable]]:
+        """See `Store.load_all`."""
+
+    def write_all(self, changes: Sequence[Change]) -> Awaitable[Sequence[Written | Row | RecordUnreadable]]:
+        """See `Store.write_all`."""
 
     def due(self, limit: int) -> Awaitable[Sequence[UserKey]]:
         """See `Store.due`."""
@@ -165,10 +188,23 @@ class Worker(Protocol):
         """Finish what is due now, within a bounded time, and let go of the rest: how many steps that were."""
 
 
+class AsyncWorker(Protocol):
+    """The same for an event loop."""
+
+    def start(self, run: Callable[[Step], Awaitable[None]]) -> None:
+        """See `Worker.start`."""
+
+    def hand_over(self, step: Step, delay: float = 0.0) -> bool | Awaitable[bool]:
+        """See `Worker.hand_over`."""
+
+    def close(self) -> Awaitable[int]:
+        """See `Worker.close`."""
+
+
 class TakesSteps(Protocol):
     """The part of a worker that flows see."""
 
-    def hand_over(self, step: Step, delay: float = 0.0) -> bool:
+    def hand_over(self, step: Step, delay: float = 0.0) -> bool | Awaitable[bool]:
         """See `Worker.hand_over`."""
 
 

@@ -3,7 +3,18 @@
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from .effects import Commit, Committed, Conflict, Effect, Load, Loaded, SessionToken, Tell, TokenChange
+from .effects import (
+    UPSTREAM_OVERLOADED,
+    Commit,
+    Committed,
+    Conflict,
+    Effect,
+    Load,
+    Loaded,
+    SessionToken,
+    Tell,
+    TokenChange,
+)
 from .errors import EventRefused
 from .events import Event, EventName
 from .facts import Fact
@@ -27,7 +38,19 @@ class Draft:
     `now` is the store's clock at the load. `changed` says whether there is anything to commit.
     """
 
-    __slots__ = ("changed", "key", "noted", "now", "policy", "record", "steps", "token", "token_change", "version")
+    __slots__ = (
+        "changed",
+        "is_replicated",
+        "key",
+        "noted",
+        "now",
+        "policy",
+        "record",
+        "steps",
+        "token",
+        "token_change",
+        "version",
+    )
 
     def __init__(self, key: UserKey, loaded: Loaded, policy: Policy) -> None:
         self.key = key
@@ -40,6 +63,8 @@ class Draft:
         self.noted: list[str] = []
         self.token_change = TokenChange.KEEP
         self.token: SessionToken | None = None
+        #: Whether a committed claim is on as many replicas as the policy asks for.
+        self.is_replicated = False
         if self.steps:
             self.record = self.steps[-1].after
 
@@ -72,6 +97,11 @@ class Draft:
         """Drop the cached token with the commit."""
         self.token, self.token_change = None, TokenChange.DROP
 
+    @property
+    def is_claim(self) -> bool:
+        """Whether it claims the kick-off."""
+        return any(taken.event.name is EventName.REFRESH_CLAIMED for taken in self.steps)
+
     def commit(self) -> Commit:
         """The effect that persists the draft."""
         record = self.record
@@ -89,10 +119,12 @@ class Draft:
             token=self.token,
             noted=tuple(self.noted),
             told=tuple(fact_of(self.key, taken) for taken in self.steps),
+            is_claim=self.is_claim,
         )
 
     def committed(self, answer: Committed) -> Loaded:
         """How things stand after the commit."""
+        self.is_replicated = answer.is_replicated
         return Loaded(self.record, answer.version, answer.now)
 
 
@@ -123,7 +155,8 @@ def fact_of(key: UserKey, taken: Step) -> Fact:
         details["reason"] = event.code
     if after.claimed_at is not None and event.name in _ENDS:
         details["refresh_seconds"] = (event.at - after.claimed_at) / 1000
-    return Fact(event.name.value, key, before.state.value, after.state.value, details, event.name in _WARNINGS)
+    warns = event.name in _WARNINGS and event.code != UPSTREAM_OVERLOADED
+    return Fact(event.name.value, key, before.state.value, after.state.value, details, warns)
 
 
 _ENDS = {EventName.REFRESH_COMPLETED, EventName.REFRESH_FAILED, EventName.REFRESH_TIMED_OUT}

@@ -11,6 +11,8 @@ effect           answer                                                         
 ===============  ==============================================================  =================
 `Load`           `Loaded`                                                        `StoreError`
 `Commit`         `Committed` or `Conflict`                                       `StoreError`
+`LoadAll`        tuple of `Loaded` or `RecordUnreadable`                         `StoreError`
+`CommitAll`      tuple of `Committed`, `Conflict` or `RecordUnreadable`          `StoreError`
 `ListDue`        tuple of store keys                                             `StoreError`
 `OpenSession`    `SessionOpened` or `SessionFailed`                              nothing
 `StartRefresh`   `Accepted`, `Rejected`, `NeverSent` or `AnswerLost`             nothing
@@ -23,37 +25,16 @@ effect           answer                                                         
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from .extract import ExtractProgress
 from .facts import Fact
 from .patient import Patient, UserKey
 from .policy import Instant
 from .record import RefreshRecord
+from .session_token import SessionToken as SessionToken
 
-# The session token. It never enters the record.
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class SessionToken:
-    """A bearer token for FHIR calls. `repr` and `str` do not show it; `reveal()` does.
-
-    `subject_id` is the id to find the FHIR Patient by. `expires_at` already allows for early expiry.
-    """
-
-    jwt: str
-    subject_id: str
-    expires_at: Instant
-
-    def reveal(self) -> str:
-        """The token itself, for the Authorization header of a FHIR call and nothing else."""
-        return self.jwt
-
-    def headers(self) -> dict[str, str]:
-        """The request header that carries the token."""
-        return {"Authorization": f"Bearer {self.jwt}"}
-
-    def __repr__(self) -> str:
-        return f"SessionToken(<withheld>, expires_at={self.expires_at})"
+# The session token (session_token.py) never enters the record.
 
 
 class TokenChange(StrEnum):
@@ -92,7 +73,7 @@ class Commit:
     The store refuses (as a conflict) what was decided longer ago than `Policy.decision_age`, by its own clock.
     `due_at`: when this record's state leaves by itself, None where it never does. `keep_until`: when to forget it.
     `told` are the facts that become true with this commit: they are told if, and only if, it is committed.
-    `noted` names what else it changes, such as "session_claim".
+    `noted` names what else it changes, such as "session_claim". `is_claim`: it claims the kick-off.
     """
 
     key: UserKey
@@ -105,14 +86,16 @@ class Commit:
     token: SessionToken | None = None
     noted: tuple[str, ...] = ()
     told: tuple[Fact, ...] = ()
+    is_claim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The commit took effect. `version` is the record's new one, `now` the store's clock."""
+    """The commit took effect. `version` is the record's new one. `is_replicated`: see `Policy.claim_replicas`."""
 
     version: str
     now: Instant
+    is_replicated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +106,20 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadAll:
+    """`Load` for several patients, without tokens, in as few round trips as the store can."""
+
+    keys: tuple[UserKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAll:
+    """`Commit` for several patients, each for itself, in as few round trips as the store can."""
+
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ListDue:
     """The keys of at most `limit` patients whose deadline has passed, longest overdue first."""
 
@@ -130,6 +127,9 @@ class ListDue:
 
 
 # The upstream.
+
+#: The reason of a call that was not sent because the upstream has enough to do: not its failure, and not the patient's.
+UPSTREAM_OVERLOADED: Final = "upstream_overloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +149,14 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True)
 class SessionFailed:
-    """No token. `reason` is a code such as "http_500", "timed_out", "connection_refused", "bad_token"."""
+    """No token. `reason` is a code such as "http_500", "timed_out", "connection_refused", "bad_token".
+
+    `retry_after`: with the reason `UPSTREAM_OVERLOADED`, the seconds after which there is room for a call again.
+    """
 
     reason: str
     at: Instant = 0
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +183,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class NeverSent:
-    """The call provably never left (connection refused, name not resolved): the only one that may be sent again."""
+    """The call provably never left (connection refused, name not resolved): the only one that may be sent again.
+
+    `retry_after` as in `SessionFailed`.
+    """
 
     reason: str
     at: Instant = 0
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,5 +292,7 @@ class Tell:
     fact: Fact
 
 
-Effect = Load | Commit | ListDue | OpenSession | StartRefresh | AskStatus | HandOver | Pause | Tell
+Effect = (
+    Load | Commit | LoadAll | CommitAll | ListDue | OpenSession | StartRefresh | AskStatus | HandOver | Pause | Tell
+)
 KickOffAnswer = Accepted | Rejected | NeverSent | AnswerLost

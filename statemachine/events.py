@@ -43,5 +43,7 @@ class Event:
     retry_at: Instant = 0
     #: Of a failure that can be tried again: how many there were in a row, this one included.
     failures: int = 0
+    #: Of a call that is deferred: since when it has been.
+    deferred_since: Instant = 0
     #: Of a failure: a word such as "http_503".
     code: str = ""

@@ -22,3 +22,5 @@ class Fact:
     details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     #: Whether somebody on call may need to act.
     is_warning: bool = False
+    #: Whether it is but a quantity, told at each login or call: metrics are made of it, logs leave it out.
+    is_measurement: bool = False

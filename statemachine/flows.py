@@ -8,18 +8,18 @@ Where R1 (never twice) and recovery cannot both hold, R1 wins: a process that di
 and sending it leaves a refresh that was never sent and is not sent again; it times out at its deadline.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from zlib import crc32
 
 from .draft import Draft, Flow, commit, load, tell
 from .effects import (
+    UPSTREAM_OVERLOADED,
     Accepted,
     AnswerLost,
     Follow,
     HandOver,
     KickOffAnswer,
-    ListDue,
     Loaded,
     NeverSent,
     Pause,
@@ -33,11 +33,12 @@ from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreErro
 from .events import Event, EventName
 from .following import Following
 from .kick_off import event_of
-from .opening import Opening
+from .opening import Advance, Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
 from .policy import Instant, Policy, milliseconds
 from .record import NEVER_SENT, State
+from .sweeping import Sweep, statuses
 from .views import explanation_of, receipt_of, standing_receipt, status_of
 
 _TRIES_TO_RECORD = 3
@@ -89,7 +90,7 @@ class Flows:
         if advance.receipt is not None:
             yield from self._try_again(step, advance.again_in)
             return advance.receipt
-        return (yield from self._kick_off(step, advance.loaded, refresh_id))
+        return (yield from self._kick_off(step, advance, refresh_id))
 
     def follow(self, patient: Patient, refresh_id: str) -> Flow[Status]:
         """One step of following a refresh: ask once if it is time to, and hand over the next step."""
@@ -154,22 +155,13 @@ class Flows:
         loaded = yield from load(key)
         return explanation_of(Draft(key, loaded, self.policy).record, loaded.now)
 
+    def statuses(self, keys: Sequence[UserKey]) -> Flow[dict[UserKey, Status | RecordUnreadable]]:
+        """What is known of many patients, in batches. Asks nobody and changes nothing."""
+        return (yield from statuses(self.policy, keys))
+
     def sweep(self, limit: int) -> Flow[SweepReport]:
-        """Apply what is due for patients whom nobody asks about: an optimisation, not a need."""
-        keys: tuple[UserKey, ...] = yield ListDue(limit)
-        moved = conflicts = unreadable = 0
-        for key in keys:
-            try:
-                draft = Draft(key, (yield from load(key)), self.policy)
-            except RecordUnreadable as error:
-                yield from tell("record_unreadable", key, error=str(error))
-                unreadable += 1
-                continue
-            if draft.changed and isinstance((yield from commit(draft)), Loaded):
-                moved += 1
-            else:
-                conflicts += 1
-        return SweepReport(len(keys), moved, conflicts, unreadable)
+        """Apply what is due for patients whom nobody asks about, in batches: an optimisation, not a need."""
+        return (yield from Sweep(self.policy, limit, lot=crc32(self.new_id().encode())).run())
 
     # What the worker runs.
 
@@ -195,17 +187,22 @@ class Flows:
         if again_in is not None and not (yield HandOver(step, again_in / 1000)):
             yield from tell("retry_dropped", step.patient.key, reason="worker_full")
 
-    def _kick_off(self, step: Refresh, claimed: Loaded, refresh_id: str) -> Flow[Receipt]:
+    def _kick_off(self, step: Refresh, advance: Advance, refresh_id: str) -> Flow[Receipt]:
         """Send the one call that this claim allows, record its answer, and see to what comes next."""
-        patient = step.patient
+        patient, claimed = step.patient, advance.loaded
         answer: KickOffAnswer
         if claimed.now - _claimed_at(claimed) > milliseconds(self.policy.decision_age):
             # The claim's answer was lost, and it took too long to find the claim again.
             answer = NeverSent("too_late", claimed.now)
+        elif not advance.is_replicated:
+            # A failover could bring back a store that knows of no claim, and let another send.
+            answer = NeverSent("not_replicated", claimed.now)
         else:
             answer = yield StartRefresh(patient)
         if isinstance(answer, NeverSent):
-            yield from tell("kick_off_not_sent", patient.key, refresh_id=refresh_id, reason=answer.reason)
+            is_deferred = answer.reason == UPSTREAM_OVERLOADED
+            name = "kick_off_deferred" if is_deferred else "kick_off_not_sent"
+            yield from tell(name, patient.key, refresh_id=refresh_id, reason=answer.reason, warning=not is_deferred)
         event = event_of(answer, refresh_id, claimed=claimed, policy=self.policy)
         recorded = yield from self._recorded(patient, Loaded(claimed.record, claimed.version, answer.at), event)
         standing = recorded or claimed
@@ -219,15 +216,13 @@ class Flows:
                 # The store still holds the claim, and nobody can take it back.
                 return receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=record.window_opens_at)
             case NeverSent():
-                again_in = max(event.retry_at - standing.now, 0) if record.failures < self.policy.retry_limit else None
-                receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=NEVER_SENT, retry_at=event.retry_at)
-                yield from self._try_again(step, again_in)
+                counts = event.code != UPSTREAM_OVERLOADED
+                again = record.failures < self.policy.retry_limit if counts else event.deferred_since > 0
+                receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=event.code, retry_at=event.retry_at)
+                yield from self._try_again(step, max(event.retry_at - standing.now, 0) if again else None)
                 return receipt
-            case Rejected(reason):
-                opens_at = record.window_opens_at
-                return receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=opens_at)
-            case _:
-                assert_never(answer)
+        rejected: Rejected = answer
+        return receipt_of(ReceiptKind.DEFERRED, record, reason=rejected.reason, retry_at=record.window_opens_at)
 
     def _recorded(self, patient: Patient, standing: Loaded, event: Event) -> Flow[Loaded | None]:
         """Record the answer, with a few tries if the store fails; None if it could not be.

@@ -1,7 +1,7 @@
 """Following: asking how a refresh stands, at most once per poll interval whoever asks (rule R6), and recording it."""
 
 from .draft import Draft, Flow, commit, tell
-from .effects import AskStatus, Conflict, CouldNotAsk, Loaded, Phase, StatusReport
+from .effects import UPSTREAM_OVERLOADED, AskStatus, Conflict, CouldNotAsk, Loaded, Phase, StatusReport
 from .errors import EventRefused, StoreUnavailable
 from .events import Event, EventName
 from .patient import Patient, UserKey
@@ -95,7 +95,10 @@ class Following:
         standing = Loaded(record, loaded.version, answer.at)
         if isinstance(answer, CouldNotAsk):
             # A status call that fails is not a refresh that failed: the state stays, the deadline decides.
-            yield from tell("status_not_asked", self.key, reason=answer.reason, refresh_id=record.refresh_id)
+            warns = answer.reason != UPSTREAM_OVERLOADED
+            yield from tell(
+                "status_not_asked", self.key, reason=answer.reason, refresh_id=record.refresh_id, warning=warns
+            )
             return (yield from self._hold_off(standing, answer))
         if answer.phase is Phase.IN_PROGRESS and answer.extracts == record.extracts:
             return standing

@@ -1,19 +1,16 @@
 """What the upstream's answer to a kick-off means to the lifecycle."""
 
-from typing import assert_never
-
-from .effects import Accepted, AnswerLost, KickOffAnswer, Loaded, NeverSent, Rejected
+from .effects import UPSTREAM_OVERLOADED, Accepted, AnswerLost, KickOffAnswer, Loaded, NeverSent, Rejected
 from .events import Event, EventName
-from .policy import Policy, milliseconds
-from .record import NEVER_SENT
+from .policy import Instant, Policy, milliseconds
+from .record import NEVER_SENT, RefreshRecord
 
 
 def event_of(answer: KickOffAnswer, refresh_id: str, *, claimed: Loaded, policy: Policy) -> Event:
     """The event that `answer` to the kick-off of `refresh_id` is to the lifecycle."""
     opens_at = answer.at + milliseconds(policy.refresh_window)
     poll_at = answer.at + milliseconds(policy.poll_interval)
-    forgotten_after = milliseconds(policy.retry_backoff_max)
-    failures = claimed.record.failures_in_a_row(answer.at, forgotten_after=forgotten_after) if claimed.record else 0
+    record = claimed.record or RefreshRecord()
     match answer:
         case Accepted(at):
             return Event(
@@ -36,15 +33,35 @@ def event_of(answer: KickOffAnswer, refresh_id: str, *, claimed: Loaded, policy:
             return Event(
                 name=EventName.REFRESH_FAILED, at=at, refresh_id=refresh_id, code=reason, window_opens_at=opens_at
             )
-        case NeverSent(_, at):
-            return Event(
-                name=EventName.REFRESH_FAILED,
-                at=at,
-                refresh_id=refresh_id,
-                code=NEVER_SENT,
-                window_opens_at=at,
-                retry_at=at + policy.backoff_after(failures + 1),
-                failures=failures + 1,
-            )
-        case _:
-            assert_never(answer)
+    return _try_again(answer, refresh_id, record=record, policy=policy)
+
+
+def _try_again(answer: NeverSent, refresh_id: str, *, record: RefreshRecord, policy: Policy) -> Event:
+    at, failures = answer.at, record.failures
+    deferred_since = 0
+    if answer.reason == UPSTREAM_OVERLOADED:
+        # Nobody's failure: it is not counted.
+        code, pause = UPSTREAM_OVERLOADED, policy.deferral_after(answer.retry_after, refresh_id)
+        deferred_since = deferred(record, at, policy)
+    else:
+        failures = record.failures_in_a_row(at, forgotten_after=milliseconds(policy.retry_backoff_max)) + 1
+        code, pause = NEVER_SENT, policy.spread(policy.backoff_after(failures), refresh_id)
+    return Event(
+        name=EventName.REFRESH_FAILED,
+        at=at,
+        refresh_id=refresh_id,
+        code=code,
+        window_opens_at=at,
+        retry_at=at + pause,
+        failures=failures,
+        deferred_since=deferred_since,
+    )
+
+
+def deferred(record: RefreshRecord, at: Instant, policy: Policy) -> Instant:
+    """Since when a refresh that is deferred at `at` has been so; 0 where it was for a whole window: that is enough.
+
+    Nobody waits for it any more by then, and the next login starts anew.
+    """
+    since = record.deferred_since or at
+    return since if at - since < milliseconds(policy.refresh_window) else 0

@@ -3,9 +3,20 @@
 from dataclasses import dataclass
 
 from .draft import Draft, Flow, commit, load, tell
-from .effects import Conflict, Loaded, OpenSession, Pause, Refresh, SessionFailed, SessionOpened, SessionToken
+from .effects import (
+    UPSTREAM_OVERLOADED,
+    Conflict,
+    Loaded,
+    OpenSession,
+    Pause,
+    Refresh,
+    SessionFailed,
+    SessionOpened,
+    SessionToken,
+)
 from .errors import StoreUnavailable
 from .events import Event, EventName
+from .kick_off import deferred
 from .outcomes import Receipt, ReceiptKind
 from .policy import Policy, milliseconds
 from .record import Failure, RefreshRecord, State, cancelled
@@ -23,6 +34,8 @@ class Advance:
     token: SessionToken | None = None
     receipt: Receipt | None = None
     again_in: int | None = None
+    #: Of a claim: whether it is on as many replicas as the policy asks for.
+    is_replicated: bool = False
 
 
 _STUMBLES = 2
@@ -31,7 +44,7 @@ _STUMBLES = 2
 class Opening:
     """One attempt, under one `opening_id`. `refresh_id` None: only a session is wanted."""
 
-    __slots__ = ("logouts", "opening_id", "patient", "policy", "refresh_id", "stumbles", "waited")
+    __slots__ = ("is_replicated", "logouts", "opening_id", "patient", "policy", "refresh_id", "stumbles", "waited")
 
     def __init__(self, step: Refresh, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
         self.patient = step.patient
@@ -41,6 +54,8 @@ class Opening:
         self.refresh_id = refresh_id
         self.waited = 0
         self.stumbles = 0
+        # Where the answer to its commit is lost, nobody knows.
+        self.is_replicated = policy.claim_replicas == 0
 
     def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance]:
         """Go on to a session and, if one is wanted, our claim on the kick-off; or to a receipt that says why not.
@@ -52,7 +67,7 @@ class Opening:
             draft = Draft(self.patient.key, loaded, self.policy)
             if self.refresh_id is not None and draft.record.refresh_id == self.refresh_id:
                 # Also where the commit's answer was lost: nobody else can have used this id.
-                return Advance(loaded)
+                return Advance(loaded, is_replicated=self.is_replicated)
             # A token in hand is committed first, whatever else has happened.
             ended = self._ended(draft, loaded, wait=wait) if token is None else None
             if ended is not None:
@@ -83,7 +98,10 @@ class Opening:
         A claim that took effect without our hearing of it would otherwise stand for a call that nobody makes.
         """
         try:
-            return (yield from commit(draft))
+            result = yield from commit(draft)
+            if draft.is_claim:
+                self.is_replicated = self.is_replicated or draft.is_replicated
+            return result
         except StoreUnavailable:
             self.stumbles += 1
             if self.stumbles > _STUMBLES:
@@ -100,7 +118,10 @@ class Opening:
         if receipt is None:
             return None
         # A worker that wakes up a moment before the pause is over must not lose the step.
-        early = not wait and receipt.reason == "backoff" and record.failures < self.policy.retry_limit
+        again = receipt.reason == UPSTREAM_OVERLOADED or (
+            receipt.reason == "backoff" and record.failures < self.policy.retry_limit
+        )
+        early = again and not wait
         return Advance(loaded, receipt=receipt, again_in=record.retry_at - draft.now if early else None)
 
     def _backoff(self, draft: Draft, loaded: Loaded) -> Advance | None:
@@ -177,23 +198,15 @@ class Opening:
 
     def _failed(self, standing: Loaded, answer: SessionFailed) -> Flow[Advance]:
         """Give the claim back, with a pause before anybody calls again."""
-        yield from tell("session_failed", self.patient.key, reason=answer.reason)
+        is_deferred = answer.reason == UPSTREAM_OVERLOADED
+        name = "session_deferred" if is_deferred else "session_failed"
+        yield from tell(name, self.patient.key, reason=answer.reason, warning=not is_deferred)
         while True:
             draft = Draft(self.patient.key, standing, self.policy)
             record = draft.record
-            forgotten_after = milliseconds(self.policy.retry_backoff_max)
-            failures = record.failures_in_a_row(draft.now, forgotten_after=forgotten_after) + 1
-            pause = self.policy.backoff_after(failures)
-            draft.note(
-                "session_failure",
-                opening_id=None,
-                opening_until=0,
-                failures=failures,
-                retry_at=draft.now + pause,
-                session_failure=Failure(code=answer.reason, at=answer.at),
-            )
+            pause, again = self._note_failure(draft, answer)
             receipt = receipt_of(ReceiptKind.DEFERRED, record, reason=answer.reason, retry_at=draft.record.retry_at)
-            again_in = pause if failures < self.policy.retry_limit else None
+            again_in = pause if again else None
             result = yield from commit(draft)
             if isinstance(result, Loaded):
                 return Advance(result, receipt=receipt, again_in=again_in)
@@ -202,6 +215,32 @@ class Opening:
                 return (yield from self._give_back(standing))
             if not self._is_ours(standing.record):
                 return Advance(standing, receipt=receipt, again_in=again_in)
+
+    def _note_failure(self, draft: Draft, answer: SessionFailed) -> tuple[int, bool]:
+        """The pause in milliseconds, and whether the step is worth trying again after it."""
+        policy, record = self.policy, draft.record
+        deferred_since, failures = 0, record.failures
+        if answer.reason == UPSTREAM_OVERLOADED:
+            # Nobody's failure: it is not counted. Only a refresh has a worker that tries again.
+            pause = policy.deferral_after(answer.retry_after, self.opening_id)
+            wants = self.refresh_id is not None or record.deferred_since > 0
+            deferred_since = deferred(record, draft.now, policy) if wants else 0
+            again = deferred_since > 0
+        else:
+            forgotten_after = milliseconds(policy.retry_backoff_max)
+            failures = record.failures_in_a_row(draft.now, forgotten_after=forgotten_after) + 1
+            pause = policy.spread(policy.backoff_after(failures), self.opening_id)
+            again = failures < policy.retry_limit
+        draft.note(
+            "session_failure",
+            opening_id=None,
+            opening_until=0,
+            failures=failures,
+            retry_at=draft.now + pause,
+            session_failure=Failure(code=answer.reason, at=answer.at),
+            deferred_since=deferred_since,
+        )
+        return pause, again
 
     def _give_back(self, loaded: Loaded) -> Flow[Advance]:
         """The patient logged out while the session was being created: nobody gets it, the claim is cleared."""

@@ -1,6 +1,7 @@
 """What callers get: frozen values, made by the flows. Times are aware UTC datetimes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -33,8 +34,8 @@ class Receipt:
 
     `reason` of a deferred one: "window_closed" (this window's refresh failed), "backoff", "worker_full", "over_budget"
     (the login was not waited for; its work goes on), "too_many_logins", "store_unavailable", "record_unreadable",
-    "session_being_created", "logged_out", "closed", "internal_error", "never_sent", or the code with which the upstream
-    refused the session or the kick-off, such as "http_503".
+    "session_being_created", "logged_out", "closed", "internal_error", "never_sent", "upstream_overloaded" (a worker
+    tries again by itself), or the code with which the upstream refused the session or the kick-off, such as "http_503".
     """
 
     kind: ReceiptKind
@@ -69,7 +70,8 @@ class Status:
 
     `next_check_at`: when asking again can first tell something new; None while nothing is under way.
     `partial`: complete, though some extracts failed. `under_way`: a refresh runs, or the session for it is being
-    created; anything else is settled until somebody starts something. `read_at`: the store's time when this was so.
+    created, or a worker holds it back until an overloaded upstream has room; anything else is settled until somebody
+    starts something. `read_at`: the store's time when this was so.
     """
 
     state: State
@@ -119,9 +121,13 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep did: how many patients were due, moved, moved by somebody else first, or unreadable."""
+    """What a sweep did: how many patients were due, moved, moved by somebody else first, or unreadable.
+
+    `moves` counts those that it moved by "from -> to", such as "refreshing -> stale".
+    """
 
     due: int
     moved: int
     conflicts: int
     unreadable: int
+    moves: Mapping[str, int] = field(default_factory=dict)

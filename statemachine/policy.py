@@ -2,11 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
+from zlib import crc32
 
 from .errors import ConfigurationError
 
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
+#: The fields of `Policy` that are no durations.
+PLAIN_NUMBERS: Final = ("poll_growth", "retry_jitter", "retry_limit", "claim_replicas")
 _TOO_MUCH = 1_000_000
 _LONGEST = timedelta(days=366)
 _SHORTEST_DECISION = timedelta(milliseconds=100)
@@ -69,8 +73,17 @@ class Policy:
     #: Pause before a failed session call, or a kick-off that never left, is tried again. It doubles each time.
     retry_backoff: timedelta = timedelta(seconds=2)
     retry_backoff_max: timedelta = timedelta(minutes=5)
+    #: Each of these pauses is longer by up to so much of itself (0.5: half), evenly spread over patients, so that those
+    #: whom the same outage turned away do not come back as a herd.
+    retry_jitter: float = 0.5
     #: After so many failures in a row nothing is tried on its own; the next login starts anew.
     retry_limit: int = 5
+
+    #: On so many replicas of the store the claim on a kick-off must be before the kick-off is sent: then a failover to
+    #: one of them cannot cost a second one. 0: it is sent once the store has acknowledged the claim.
+    claim_replicas: int = 0
+    #: How long that is waited for. A claim that is not replicated by then is given back, and nothing is sent.
+    claim_replicas_wait: timedelta = timedelta(milliseconds=500)
 
     #: A decision older than this is not committed, a claimed call older than this is not sent:
     #: what a process did before it was paused is no longer true when it wakes up.
@@ -80,10 +93,16 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("poll_growth", "retry_limit"):
+            if name not in PLAIN_NUMBERS:
                 self._check_positive(name, value)
         self._check_number("poll_growth", self.poll_growth, (int, float))
+        self._check_number("retry_jitter", self.retry_jitter, (int, float))
         self._check_number("retry_limit", self.retry_limit, (int,))
+        self._check_number("claim_replicas", self.claim_replicas, (int,))
+        if self.claim_replicas and self.claim_replicas_wait >= self.decision_age:
+            raise ConfigurationError(
+                "Policy.claim_replicas_wait", "it is not shorter than decision_age", "give a shorter one"
+            )
         if self.decision_age < _SHORTEST_DECISION:
             raise ConfigurationError(
                 "Policy.decision_age", "a round trip to the store may take longer", "give at least 100 ms"
@@ -130,3 +149,20 @@ class Policy:
         [2000, 4000, 8000, 300000]
         """
         return min(milliseconds(self.retry_backoff) << min(failures - 1, 20), milliseconds(self.retry_backoff_max))
+
+    def spread(self, pause: int, lot: str) -> int:
+        """`pause` with its jitter: always the same for the same `lot`, an id, and spread evenly over many.
+
+        >>> Policy().spread(2000, "a"), Policy().spread(2000, "b"), Policy(retry_jitter=0).spread(2000, "a")
+        (2909, 2444, 2000)
+        """
+        return pause + int(pause * self.retry_jitter * crc32(lot.encode()) / (1 << 32))
+
+    def deferral_after(self, retry_after: float | None, lot: str) -> int:
+        """Milliseconds after which a call is tried again that found no room at the upstream; `retry_after` in seconds.
+
+        >>> Policy(retry_jitter=0).deferral_after(30, "a"), Policy(retry_jitter=0).deferral_after(None, "a")
+        (30000, 2000)
+        """
+        asked = milliseconds(self.retry_backoff) if retry_after is None else int(retry_after * 1000)
+        return self.spread(min(max(asked, 0), milliseconds(self.retry_backoff_max)), lot)

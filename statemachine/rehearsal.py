@@ -11,12 +11,13 @@ from .effects import (
     Accepted,
     AskStatus,
     Commit,
+    CommitAll,
     Committed,
     Conflict,
     Effect,
     HandOver,
-    ListDue,
     Load,
+    LoadAll,
     Loaded,
     OpenSession,
     Pause,
@@ -26,7 +27,6 @@ from .effects import (
     StartRefresh,
     StatusReport,
     Step,
-    Tell,
     TokenChange,
 )
 from .extract import ExtractProgress, ExtractState
@@ -77,11 +77,16 @@ class Rehearsal:
             case HandOver(step, delay):
                 self.steps.append((step, delay))
                 return True
+            case LoadAll(keys):
+                return tuple(self._loaded() for _ in keys)
+            case CommitAll(commits):
+                return tuple(self._commit(one) for one in commits)
             case Pause(seconds):
                 self.now += int(seconds * 1000)
-            case ListDue() | Tell():
+                return None
+            case _:
+                # Nobody is due, and nobody listens.
                 return ()
-        return None
 
     def _loaded(self, *, with_token: bool = False) -> Loaded:
         version = str(self._version) if self._record else ""

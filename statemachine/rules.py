@@ -105,6 +105,9 @@ def end_session(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         "session_expires_at": None,
         "opening_id": record.opening_id and cancelled(record.opening_id),
         "logouts": record.logouts + 1,
+        # The step that waits to try again is void now: the next login must not wait for it.
+        "retry_at": 0 if record.deferred_since else record.retry_at,
+        "deferred_since": 0,
     }
 
 
@@ -129,6 +132,7 @@ def accept(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
     # The window counts from the answer: the call cannot have arrived later than that.
     return {
         "kick_off": KickOff.ACCEPTED,
+        "deferred_since": 0,
         "answered_at": event.at,
         "window_opens_at": event.window_opens_at,
         "next_poll_at": max(record.next_poll_at, event.next_poll_at),
@@ -139,6 +143,7 @@ def lose_answer(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
     """The kick-off may have arrived, or not."""
     return {
         "kick_off": KickOff.ANSWER_LOST,
+        "deferred_since": 0,
         "answered_at": event.at,
         # It may even be under way still.
         "window_opens_at": max(record.window_opens_at, event.window_opens_at),
@@ -158,6 +163,7 @@ def complete(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         "extracts": event.extracts,
         "as_of": event.as_of if event.as_of is not None else record.as_of,
         "failure": None,
+        "deferred_since": 0,
         **_pause_after(record, event),
     }
 
@@ -169,6 +175,7 @@ def fail(record: RefreshRecord, event: Event) -> Mapping[str, Any]:
         "extracts": event.extracts or record.extracts,
         # Only a call that never left sets these two: then the window is not spent, but there is a pause.
         "window_opens_at": event.window_opens_at or record.window_opens_at,
+        "deferred_since": event.deferred_since,
         **_pause_after(record, event),
     }
 

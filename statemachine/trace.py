@@ -11,13 +11,14 @@ from .effects import (
     AnswerLost,
     AskStatus,
     Commit,
+    CommitAll,
     Committed,
     Conflict,
     CouldNotAsk,
     Effect,
     HandOver,
-    ListDue,
     Load,
+    LoadAll,
     Loaded,
     NeverSent,
     OpenSession,
@@ -28,7 +29,6 @@ from .effects import (
     SessionOpened,
     StartRefresh,
     StatusReport,
-    Tell,
     TokenChange,
 )
 from .extract import ExtractState
@@ -43,9 +43,9 @@ _RUNNERS = {
     "logout": ("Login", "Browser", "log out"),
     "status": ("Login", "Browser", "GET status"),
     "session": ("Login", "Browser", "open the records page"),
-    "refresh": ("Worker", "", ""),
-    "step": ("Worker", "", ""),
 }
+#: A flow that nobody waits for.
+_BY_ITSELF = ("Worker", "", "")
 _PARTICIPANTS = {
     "Browser": "Browser",
     "Login": "Login service",
@@ -139,7 +139,7 @@ def _quiet_runs(happenings: list[Happening]) -> list[Run]:
 
 def _drawn(happened: Happened) -> Iterator[str]:
     run, effect = happened.run, happened.effect
-    runner, caller, words = _RUNNERS[run.flow]
+    runner, caller, words = _RUNNERS.get(run.flow, _BY_ITSELF)
     if caller and effect is run.effects[0]:
         yield f"{caller}->>{runner}: {words}"
     if effect is not None:
@@ -170,8 +170,10 @@ def _exchange(runner: str, effect: Effect, answer: Any) -> Iterator[str]:
             yield f"{runner}-)Worker: hand over: {what}{f' in {delay:.1f} s' if delay else ''}"
         case Pause():
             yield f"Note over {runner},Store: wait for the session that another is creating"
-        case ListDue() | Tell():
-            return
+        case LoadAll(keys):
+            yield f"{runner}->>Store: load {len(keys)} records"
+        case CommitAll(commits):
+            yield f"{runner}->>Store: commit {len(commits)} records"
 
 
 def _loaded(answer: Any) -> str:

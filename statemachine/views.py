@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from .effects import UPSTREAM_OVERLOADED
 from .errors import EventRefused
 from .extract import ExtractState
 from .lifecycle import deadline_of, prospects
@@ -46,25 +47,34 @@ def standing_receipt(record: RefreshRecord, now: Instant, running: ReceiptKind) 
     if record.state is not State.NO_SESSION and not record.window_is_open(now):
         return receipt_of(ReceiptKind.DEFERRED, record, reason="window_closed", retry_at=record.window_opens_at)
     if now < record.retry_at:
-        return receipt_of(ReceiptKind.DEFERRED, record, reason="backoff", retry_at=record.retry_at)
+        reason = UPSTREAM_OVERLOADED if record.deferred_since else "backoff"
+        return receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=record.retry_at)
     return None
 
 
 def status_of(record: RefreshRecord, now: Instant) -> Status:
     """The status that `record` stands for at `now`; what was due must have been applied."""
     is_opening = now < record.opening_until and record.window_is_open(now)
+    is_deferred = record.is_deferred(now) and record.state is not State.REFRESHING
+    next_check_at = record.retry_at if is_deferred else record.next_poll_at
     return Status(
         state=record.state,
-        under_way=record.state is State.REFRESHING or is_opening,
+        under_way=record.state is State.REFRESHING or is_opening or is_deferred,
         read_at=as_datetime(now),
         since=_moment(record.since) if record.fingerprint else None,
-        as_of=_moment(record.as_of),
+        as_of=_moment(record.as_of or _oldest_success(record)),
         refresh_id=record.refresh_id,
         claimed_at=_moment(record.claimed_at),
         extracts=tuple(ExtractStatus(e.name, e.state, _moment(e.succeeded_at)) for e in record.extracts),
         failure=_failure_of(record),
-        next_check_at=_moment(max(record.next_poll_at, now)) if record.awaits_answer(now) else None,
+        next_check_at=_moment(max(next_check_at, now)) if is_deferred or record.awaits_answer(now) else None,
     )
+
+
+def _oldest_success(record: RefreshRecord) -> Instant | None:
+    """As of when the data are that the upstream had before any refresh of ours; None where a part never succeeded."""
+    successes = [item.succeeded_at for item in record.extracts]
+    return min((at for at in successes if at is not None), default=None) if None not in successes else None
 
 
 def _failure_of(record: RefreshRecord) -> FailureStatus | None:
@@ -129,7 +139,7 @@ def _why(record: RefreshRecord, now: Instant) -> str:
             why += f" These extracts failed: {', '.join(failed)}." if failed else ""
         case State.STALE if record.failure is None:
             why = "The window of the last refresh has passed; the data may be out of date."
-        case State.STALE:
+        case State.STALE:  # pragma: no branch  (there is no sixth state)
             why = f"The last refresh failed at {_clock(record.failure.at)} ({record.failure.code})."
     if record.session_failure:
         why += f" The last session call failed at {_clock(record.session_failure.at)} ({record.session_failure.code})."
@@ -147,6 +157,8 @@ def _next_step(record: RefreshRecord, now: Instant) -> str:
             return f"At {_clock(record.window_opens_at)} the data count as stale, and the next login refreshes them."
         case State.SESSION_CREATED if now >= record.retry_at:
             return "The worker that opened the session, or the next login, claims the refresh."
+    if record.is_deferred(now):
+        return f"The upstream has no room for calls; a worker tries again at {_clock(record.retry_at)}."
     if now < record.retry_at:
         return f"Nothing is tried before {_clock(record.retry_at)}, after {record.failures} failures in a row."
     if not record.window_is_open(now):

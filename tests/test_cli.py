@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,8 @@ def test_a_login_runs_to_the_end_and_is_remembered(cli: CommandLine, simulator: 
     assert "The upstream reported the end of this window's refresh." in out
     assert "refresh_claimed    refused" in out
     assert "fresh" == json.loads(cli("login", "ada", "--json")[1])["kind"]
-    assert {"due": 0, "moved": 0, "conflicts": 0, "unreadable": 0} == json.loads(cli("sweep", "--json")[1])
+    expected = {"due": 0, "moved": 0, "conflicts": 0, "unreadable": 0, "moves": {}}
+    assert expected == json.loads(cli("sweep", "--json")[1])
     assert 1 == simulator.calls()["totals"]["refresh"]
 
 
@@ -193,17 +195,30 @@ def test_a_refused_kick_off_fails_the_command(cli: CommandLine, simulator: Simul
     assert "nothing can be started before" in out
 
 
-def test_the_simulator_says_how_to_use_it(cli: CommandLine) -> None:
-    """`simulator` listens, prints the settings for it, and answers until it is interrupted."""
+@contextmanager
+def killed_at_last(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Leaves nothing behind, whatever fails."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_simulator_says_how_to_use_it(cli: CommandLine, how: signal.Signals) -> None:
+    """`simulator` prints the settings for it, and answers until it is told to stop, even if its parent ignores that."""
     import requests
 
     command = [sys.executable, "-m", "phr_refresh", "simulator", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=cli.environ) as process:
+    before = signal.signal(how, signal.SIG_IGN)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=cli.environ)
+    signal.signal(how, before)
+    with process, killed_at_last(process):
         lines = [process.stdout.readline().strip() for _ in range(7)]
         url = lines[1].removeprefix("export PHR_REFRESH_MHV_URL=")
         assert 200 == requests.get(f"{url}/calls", timeout=5).status_code
-        process.send_signal(signal.SIGINT)
-        assert 0 == process.wait(10)
+        process.send_signal(how)
+        assert 0 == process.wait(30)
     assert "export PHR_REFRESH_APP_TOKEN=simulator-app-token" in lines
 
 

@@ -16,6 +16,7 @@ from phr_refresh.adapters.driver import Ports, run, run_async
 from phr_refresh.adapters.ports import Change, Row, Written
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores.memory import MemoryStore
+from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.effects import (
     AnswerLost,
     CouldNotAsk,
@@ -31,7 +32,7 @@ from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, milliseconds
-from phr_refresh.statemachine.record import KickOff, State, decode
+from phr_refresh.statemachine.record import KickOff, State
 from support.fakes import RecordingWorker, ScriptedUpstream, Silent, SteppableStore
 from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 from phr_refresh.statemachine.outcomes import ReceiptKind
-from phr_refresh.statemachine.record import TIMED_OUT, KickOff, State
+from phr_refresh.statemachine.record import NEVER_SENT, TIMED_OUT, KickOff, State
 from support.exploring import Exploration, Violation, broken_by, explore, reach, replay, wander
 from support.exploring_choices import Scene
 from support.exploring_faults import SEEDED
 from support.exploring_moves import Laboratory
 from support.exploring_report import as_test, mermaid
 from support.exploring_rules import once_per_window, undisturbed
-from support.exploring_scenes import PAIRS, TRIPLES, refresh, scene_named
+from support.exploring_scenes import DURABLE_PAIRS, PAIRS, TRIPLES, refresh, scene_named
 from support.exploring_world import World
 from support.samples import ADA, MARGIN, WINDOW
 
@@ -47,11 +47,12 @@ _CALM = ("window ends", "overdue", "orphaned")
 USUAL = (
     *budgeted(PAIRS, (1, 0), without=_LARGE[:1]),
     *budgeted(PAIRS, (0, 1), without=_LARGE),
+    *budgeted(DURABLE_PAIRS, (1, 0)),
     *budgeted(tuple(scene for scene in PAIRS if scene.name.endswith(_CALM)), (1, 1)),
     *budgeted(TRIPLES, (1, 0), without=_LARGE),
 )
 FULL = (
-    *budgeted(PAIRS, (1, 1), (2, 0)),
+    *budgeted((*PAIRS, *DURABLE_PAIRS), (1, 1), (2, 0)),
     *budgeted(TRIPLES, (1, 0), (0, 1)),
 )
 
@@ -131,6 +132,33 @@ def test_a_store_that_loses_an_acknowledged_claim_costs_one_more_kick_off() -> N
     assert ["R1"] == [violation.rule for violation in found.violations]
     assert "failover" in found.violations[0].choices
     assert [] == explore(scene).violations
+
+
+@pytest.mark.parametrize("scene", DURABLE_PAIRS, ids=lambda scene: scene.name)
+def test_a_claim_on_a_replica_costs_none(scene: Scene) -> None:
+    """With `Policy.claim_replicas` a failover costs no second kick-off, without mercy, whatever else goes wrong."""
+    only = ("failover", "lag", "unsure", "repeat", "crash")
+    found = explore(replace(scene, faults=2, jumps=0, steps=1, only=only), always={"R1": without_mercy}, most=MOST)
+    print(found, flush=True)
+    assert [] == found.violations, story(found)
+    assert found.is_whole, str(found)
+
+
+def test_a_claim_that_is_not_replicated_is_given_back() -> None:
+    """Nothing is sent, the window stays open, and the step comes again after a pause; so R4 holds, too."""
+    scene = replace(DURABLE_PAIRS[0], flows={"A": refresh}, faults=1, jumps=0, steps=0, only=("lag",))
+    lab, start = scene.begin()
+    lagged = {
+        world
+        for world, _ in reach(scene, lab, start, Exploration(scene))
+        if world.faults and not any(process.is_alive for process in world.processes)
+    }
+    assert 1 == len(lagged)
+    (world,) = lagged
+    outcome = world.process("A").node.outcome
+    assert ((), ReceiptKind.DEFERRED, NEVER_SENT) == (world.kick_offs, outcome.kind, outcome.reason)
+    assert world.record.window_is_open(world.now)
+    assert world.now < world.record.retry_at
 
 
 # The explorer itself.

@@ -3,7 +3,7 @@
 from collections import deque
 
 import pytest
-from phr_refresh.statemachine.effects import Commit, NeverSent, Phase, Rejected, StatusReport
+from phr_refresh.statemachine.effects import Commit, CommitAll, NeverSent, Phase, Rejected, StatusReport
 from phr_refresh.statemachine.outcomes import ReceiptKind, SweepReport
 from phr_refresh.statemachine.record import State
 from support.samples import ADA, BOB, DEADLINE, HOUR, MINUTE, NOON, SECOND, WINDOW, refreshing
@@ -166,7 +166,8 @@ def test_a_sweep_moves_who_is_due_and_counts_them() -> None:
     world.logged_in(ADA)
     world.logged_in(BOB)
     world.now = NOON + DEADLINE
-    assert SweepReport(due=2, moved=2, conflicts=0, unreadable=0) == world.run(world.flows.sweep(10))
+    moves = {"refreshing -> stale": 2}
+    assert SweepReport(due=2, moved=2, conflicts=0, unreadable=0, moves=moves) == world.run(world.flows.sweep(10))
     assert (State.STALE, State.STALE) == (world.record(ADA).state, world.record(BOB).state)
     assert SweepReport(due=0, moved=0, conflicts=0, unreadable=0) == world.run(world.flows.sweep(10))
 
@@ -187,7 +188,7 @@ def test_a_sweep_that_comes_second_counts_a_conflict() -> None:
     world = World()
     world.logged_in()
     world.now = NOON + DEADLINE
-    sweeping = world.stepper(world.flows.sweep(10)).until(Commit)
+    sweeping = world.stepper(world.flows.sweep(10)).until(CommitAll)
     world.run(world.flows.status(ADA.key, ADA))
     before = world.record()
     assert SweepReport(due=1, moved=0, conflicts=1, unreadable=0) == sweeping.run()
@@ -203,7 +204,9 @@ def test_an_unreadable_record_does_not_stop_the_sweep(value: bytes) -> None:
     world.now = NOON + DEADLINE
     first = min(ADA, BOB, key=lambda patient: (world.rows[patient.key].due_at, patient.key))
     world.rows[first.key].value = value
-    assert SweepReport(due=2, moved=1, conflicts=0, unreadable=1) == world.run(world.flows.sweep(10))
+    moves = {"refreshing -> stale": 1}
+    expected = SweepReport(due=2, moved=1, conflicts=0, unreadable=1, moves=moves)
+    assert expected == world.run(world.flows.sweep(10))
     assert value == world.rows[first.key].value
     assert 1 == len(world.told("record_unreadable"))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from phr_refresh.statemachine.errors import ConfigurationError
-from phr_refresh.statemachine.policy import Policy, as_datetime, milliseconds
+from phr_refresh.statemachine.policy import PLAIN_NUMBERS, Policy, as_datetime, milliseconds
 
-DURATIONS = [field.name for field in fields(Policy) if field.name not in ("poll_growth", "retry_limit")]
+DURATIONS = [field.name for field in fields(Policy) if field.name not in PLAIN_NUMBERS]
 MINUTES = timedelta(minutes=1)
 
 

@@ -6,9 +6,10 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phr_refresh.statemachine.codec import SCHEMA, decode, encode
 from phr_refresh.statemachine.errors import RecordUnreadable
 from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
-from phr_refresh.statemachine.record import SCHEMA, Failure, KickOff, RefreshRecord, Refusal, State, decode, encode
+from phr_refresh.statemachine.record import Failure, KickOff, RefreshRecord, Refusal, State
 from phr_refresh.statemachine.views import explanation_of, status_of
 from support.samples import ADA, CORRELATION_ID, CURRENT, ICN, NOON, SECOND, refreshing
 from support.stepping import World
@@ -47,6 +48,7 @@ OTHERS = st.fixed_dictionaries(
         "as_of": st.none() | INSTANTS,
         "extracts": EXTRACTS,
         "failures": st.integers(0, 100),
+        "deferred_since": st.just(0) | INSTANTS,
         "logouts": st.integers(0, 100),
         "retry_at": st.just(0) | INSTANTS,
         "session_failure": FAILURES,
@@ -165,21 +167,48 @@ def test_a_corrupt_record_says_what_to_do(value: bytes) -> None:
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
-def test_a_newer_schema_says_to_update() -> None:
-    """A record of a later version is left as it is, and the message says why."""
+def test_a_schema_two_higher_says_to_update() -> None:
+    """A record of a later version than the next is left as it is, and the message says why."""
     with pytest.raises(RecordUnreadable) as raised:
-        decode(json.dumps(stored(v=SCHEMA + 1)).encode())
+        decode(json.dumps(stored(v=SCHEMA + 2)).encode())
     expected = (
-        f"a stored record cannot be read: it has schema {SCHEMA + 1}, this version reads up to {SCHEMA}; "
+        f"a stored record cannot be read: it has schema {SCHEMA + 2}, this version reads up to {SCHEMA + 1}; "
         "update phr-refresh on this host."
     )
     assert expected == str(raised.value)
 
 
-@given(st.dictionaries(st.text(min_size=2, max_size=5), JSON, max_size=3))
-def test_fields_of_a_future_minor_version_are_tolerated(more: dict[str, object]) -> None:
-    """Unknown fields of this schema are passed over."""
-    assert decode(json.dumps(stored()).encode()) == decode(json.dumps(more | stored()).encode())
+def test_the_next_schema_is_read_as_far_as_it_is_understood() -> None:
+    """While two versions share a store, the older one goes on with the records of the newer."""
+    assert decode(json.dumps(stored()).encode()) == decode(json.dumps(stored(v=SCHEMA + 1)).encode())
+
+
+@pytest.mark.parametrize("change", [{"s": "paused"}, {"v": SCHEMA + 1, "k": "q"}, {"v": SCHEMA + 1, "e": {"VPR": 1}}])
+def test_words_of_a_newer_version_say_to_update(change: dict[str, object]) -> None:
+    """A state that this version does not know, or a field in another form, is no corruption: nobody shall delete it."""
+    with pytest.raises(RecordUnreadable) as raised:
+        decode(json.dumps(stored(**change)).encode())
+    expected = (
+        "a stored record cannot be read: a newer version wrote it, in words that this one does not know; "
+        "update phr-refresh on this host."
+    )
+    assert expected == str(raised.value)
+
+
+@given(st.dictionaries(st.text(min_size=2, max_size=5), JSON, max_size=3), st.sampled_from([SCHEMA, SCHEMA + 1]))
+def test_fields_of_a_newer_version_are_carried_along(more: dict[str, object], schema: int) -> None:
+    """Fields that this version does not know change nothing for it, and are written back as they were."""
+    plain = decode(json.dumps(stored()).encode())
+    record = decode(json.dumps(more | stored(v=schema)).encode())
+    assert plain == record._replace(carried=())
+    moved = json.loads(encode(record._replace(state=State.STALE, since=record.since + SECOND)))
+    assert json.dumps(more, sort_keys=True) == json.dumps({name: moved[name] for name in more}, sort_keys=True)
+    assert SCHEMA == moved["v"]
+
+
+def test_carried_fields_are_no_field_of_ours() -> None:
+    """What this version writes, it knows when it reads it."""
+    assert () == decode(encode(refreshing(deferred_since=NOON, failures=1, logouts=2))).carried
 
 
 def test_what_is_stored_holds_no_identifier() -> None:

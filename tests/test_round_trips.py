@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
-from phr_refresh import PhrRefresh, ReceiptKind, State
+from phr_refresh import Patient, PhrRefresh, ReceiptKind, State
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
 from support.fakes import ScriptedUpstream, Silent, SteppableStore
@@ -129,3 +129,30 @@ def test_the_clock_is_the_stores(portal: Portal) -> None:
     """Frozen time moves everything that is stored."""
     portal.phr.login(ADA)
     assert NOON == round(portal.phr.status("ada").claimed_at.timestamp() * 1000)
+
+
+def test_a_sweep_is_three_trips_for_hundreds(portal: Portal) -> None:
+    """One list, one load and one write for all of them; with nothing to do, one list."""
+    everybody(portal, 300)
+    portal.clock.tick(3600)
+    portal.store.calls.clear()
+    assert 300 == portal.phr.sweep().moved
+    assert ["due", "load_all", "write_all"] == portal.store.calls
+    assert 1 == portal.trips(portal.phr.sweep)
+
+
+def test_the_statuses_of_hundreds_are_one_trip(portal: Portal) -> None:
+    """One load for all, and the upstream is asked nothing."""
+    users = everybody(portal, 300)
+    polls = portal.upstream.polls
+    portal.store.calls.clear()
+    assert {State.REFRESHING} == {status.state for status in portal.phr.statuses(users).values()}
+    assert (["load_all"], polls) == (portal.store.calls, portal.upstream.polls)
+
+
+def everybody(portal: Portal, count: int) -> list[str]:
+    """Log in so many patients; their user ids."""
+    users = [f"user-{number}" for number in range(count)]
+    for number, user in enumerate(users):
+        portal.phr.login(Patient(user, f"1012345678V{number:06}", "12345"))
+    return users

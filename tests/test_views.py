@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 from phr_refresh.statemachine.effects import AnswerLost, NeverSent, OpenSession, Phase, Rejected, SessionFailed
 from phr_refresh.statemachine.effects import StatusReport as Report
-from phr_refresh.statemachine.extract import ExtractState
+from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.outcomes import Explanation, ExtractStatus, ReceiptKind
 from phr_refresh.statemachine.policy import as_datetime
 from phr_refresh.statemachine.record import RefreshRecord, State
@@ -186,6 +186,17 @@ def test_a_status_has_aware_times_and_extracts() -> None:
     expected = ExtractStatus("Allergy", ExtractState.CURRENT, as_datetime(NOON))
     assert expected == found.extracts[0]
     assert not found.partial
+
+
+@pytest.mark.parametrize(("second", "expected"), [(NOON - SECOND, NOON - 2 * SECOND), (None, None)])
+def test_before_any_refresh_of_ours_the_upstream_may_have_had_data(second: int | None, expected: int | None) -> None:
+    """They are as old as the oldest part's success; where a part never succeeded nobody can say."""
+    extracts = (
+        ExtractProgress("VPR", ExtractState.FAILED, NOON - 2 * SECOND),
+        ExtractProgress("Allergy", ExtractState.FAILED, second),
+    )
+    found = status_of(refreshing(extracts=extracts), NOON)
+    assert (None if expected is None else as_datetime(expected)) == found.as_of
 
 
 def test_the_next_check_is_never_in_the_past() -> None:

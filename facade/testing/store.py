@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from phr_refresh.adapters.ports import Change, Row, Store, Written
-from phr_refresh.statemachine.errors import StoreUnavailable
+from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.patient import UserKey
 
 
 class SteppableStore:
-    """Passes everything on to `store`. `calls` are the names of the calls so far: "load", "load with token", "write".
+    """Passes everything on to `store`. `calls` are the names of the calls so far.
+
+    They are "load", "load with token", "write", "due", and "load_all" and "write_all", which take many patients.
 
     Calls are counted by kind from 1: ``store.before("write", 2, act)`` runs `act` before the second write reaches the
     store, which is how two verbs meet in the order that a test wants.
@@ -48,6 +50,16 @@ class SteppableStore:
         for act in self._after.pop(("write", number), ()):
             act()
         return answer
+
+    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
+        """See `Store.load_all`."""
+        self._note("load_all")
+        return self.store.load_all(keys)
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
+        """See `Store.write_all`."""
+        self._note("write_all")
+        return self.store.write_all(changes)
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """See `Store.due`."""

@@ -6,9 +6,11 @@
 `A crash`                   its process dies; a call of it that is out goes on at the upstream
 `A lose`, `A miss`          the answer of its call is lost, and the call did arrive, or did not
 `A refuse`, `A reject`      its call never leaves; its kick-off arrives and is answered with an error
+`A overload`                its call is turned away by the guard, and deferred
 `A late`                    its kick-off is sent now and arrives later, up to the longest time that a call may take
 `A fail`, `A unsure`        its store call fails; the same, but the commit took effect
 `A repeat`                  its commit takes effect unanswered, and the adapter repeats it: later, as its next moment
+`A lag`                     its claim takes effect, and the replicas that the policy asks for do not follow in time
 `A ahead`, `A back`         its next moment, in which the clock of its host leaps by hours
 `run A.1`, `again A.1`      a step that A handed over runs; the same, but it stays in the queue: it is delivered twice
 `clock poll`, ...           the clock advances to a deadline of the record, or past the age of decisions ("age")
@@ -23,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from phr_refresh.statemachine.effects import AskStatus, Commit, OpenSession, Pause, StartRefresh
+from phr_refresh.statemachine.effects import AskStatus, Commit, CommitAll, OpenSession, Pause, StartRefresh
 from phr_refresh.statemachine.policy import Policy
 
 from .exploring_moves import LEAPS, Laboratory, Make
@@ -77,7 +79,7 @@ def options(scene: Scene, lab: Laboratory, world: World) -> list[str]:
         if process.is_alive:
             found += [f"{process.name} {what}" for what in _moments(world, process)]
             if may_fail:
-                found += [f"{process.name} {what}" for what in _faults(world, process) if scene.tries(what)]
+                found += [f"{process.name} {what}" for what in _faults(lab, world, process) if scene.tries(what)]
     due = [pending.name for pending in world.pending if pending.due_at <= world.now and world.spawned < lab.steps]
     found += [f"run {name}" for name in due]
     if may_fail and scene.tries("again"):
@@ -103,7 +105,7 @@ def _may_end(world: World) -> bool:
     return job is not None and job.is_running and world.now - job.requested_at < HOUR
 
 
-def _faults(world: World, process: Process) -> list[str]:
+def _faults(lab: Laboratory, world: World, process: Process) -> list[str]:
     effect = process.node.effect
     if process.phase in ("pause", "repeat"):
         return ["fail"] if process.phase == "repeat" else []
@@ -117,9 +119,10 @@ def _faults(world: World, process: Process) -> list[str]:
         return [*crash, "lose", *LEAPS, *(["broken"] if isinstance(effect, AskStatus) and _may_end(world) else [])]
     if isinstance(effect, OUTSIDE):
         kick_off = ["reject", "late"] if isinstance(effect, StartRefresh) else []
-        return [*crash, "refuse", *([] if isinstance(effect, OpenSession) else ["miss"]), *kick_off, *LEAPS]
-    if isinstance(effect, Commit):
-        return [*crash, "fail", "unsure", "repeat", *LEAPS]
+        return [*crash, "refuse", "overload", *([] if isinstance(effect, OpenSession) else ["miss"]), *kick_off, *LEAPS]
+    if isinstance(effect, Commit | CommitAll):
+        lag = ["lag"] if isinstance(effect, Commit) and effect.is_claim and lab.policy.claim_replicas else []
+        return [*crash, "fail", "unsure", "repeat", *lag, *LEAPS]
     return [*crash, "fail", *LEAPS]
 
 

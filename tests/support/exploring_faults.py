@@ -1,6 +1,6 @@
 """Seeded faults: small patches of the shipped code that the explorer must notice, each with a scene where it can."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from phr_refresh.adapters.driver import Performer
@@ -16,7 +16,9 @@ from . import exploring_patches as patches
 from .exploring_choices import Scene
 from .exploring_patches import Patch, attribute, guard, never_leaves, noting, rule, together
 from .exploring_scenes import (
+    DURABLE,
     closed,
+    complete_and_due,
     completed_and_over,
     logout,
     refresh,
@@ -24,6 +26,7 @@ from .exploring_scenes import (
     running_to_its_window,
     session,
     status,
+    sweep,
     with_session,
 )
 from .samples import HOUR, SECOND
@@ -133,6 +136,30 @@ _TOO_OFTEN = {
         rule("lose_answer", window_opens_at=lambda record, event: event.window_opens_at),
         "R1",
         _scene(with_session, jumps=2, faults=2, only=("late", "lose"), clocks=("poll", "window"), A=refresh, B=refresh),
+    ),
+    "a deferred kick-off is sent": Seeded(
+        attribute(Flows, "_kick_off", flow_patches.deferred_is_sent),
+        "R1",
+        _scene(with_session, faults=1, jumps=1, only=("overload",), clocks=("retry",), A=refresh, B=refresh),
+    ),
+    "a claim that is on no replica is sent": Seeded(
+        attribute(Flows, "_kick_off", flow_patches.any_claim_is_replicated),
+        "R1",
+        replace(
+            _scene(with_session, faults=2, only=("lag", "failover"), A=refresh, B=refresh),
+            policy=DURABLE,
+        ),
+    ),
+    "a claim without an answer counts as replicated": Seeded(
+        attribute(Opening, "__init__", flow_patches.replicated_from_the_start),
+        "R1",
+        replace(
+            _scene(with_session, faults=2, only=("unsure", "failover"), A=refresh, B=refresh),
+            policy=DURABLE,
+        ),
+    ),
+    "a sweep writes over what came first": Seeded(
+        patches.blind_sweeps, "R1", _scene(complete_and_due, A=refresh, B=sweep, C=refresh)
     ),
     "logout clears the window": Seeded(
         rule("end_session", window_opens_at=lambda record, event: 0), "R1", _scene(running, A=logout, B=refresh)

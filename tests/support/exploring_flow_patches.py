@@ -6,7 +6,7 @@ from typing import Any
 
 from phr_refresh.statemachine import flows
 from phr_refresh.statemachine.draft import Draft
-from phr_refresh.statemachine.effects import AnswerLost, Commit, Conflict, Loaded, Rejected, StartRefresh
+from phr_refresh.statemachine.effects import AnswerLost, Commit, Conflict, Loaded, NeverSent, Rejected, StartRefresh
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.flows import Flows
 
@@ -65,6 +65,41 @@ def sends_again(original: Any) -> Any:
             return stop.value
 
     return flow
+
+
+def deferred_is_sent(original: Any) -> Any:
+    """A kick-off that the guard turned away is sent all the same, and recorded as deferred."""
+
+    def flow(self: Flows, *args: Any) -> Any:
+        inner = original(self, *args)
+        try:
+            effect = next(inner)
+            while True:
+                answer = yield effect
+                if isinstance(effect, StartRefresh) and isinstance(answer, NeverSent):
+                    yield effect
+                effect = inner.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    return flow
+
+
+def any_claim_is_replicated(original: Any) -> Any:
+    """A kick-off is sent though its claim is on no replica."""
+    return lambda self, step, advance, refresh_id: original(
+        self, step, replace(advance, is_replicated=True), refresh_id
+    )
+
+
+def replicated_from_the_start(original: Any) -> Any:
+    """A claim whose commit was not answered is taken to be on its replicas."""
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self.is_replicated = True
+
+    return init
 
 
 def unanswered_is_committed(original: Any) -> Any:

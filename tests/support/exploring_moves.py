@@ -11,6 +11,8 @@ from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
+    Commit,
+    CommitAll,
     Conflict,
     Effect,
     HandOver,
@@ -26,7 +28,7 @@ from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.policy import Policy, milliseconds
 
 from . import exploring_upstream as upstream
-from .exploring_upstream import LIFE, LOST, OUTSIDE, REFUSED
+from .exploring_upstream import LIFE, LOST, OUTSIDE, OVERLOADED, REFUSED
 from .exploring_world import LONGEST_CALL, Desk, Node, Pending, Process, World, seconds_of
 from .samples import HOUR, NOON, token_until
 
@@ -149,8 +151,8 @@ class Laboratory:
         step = pending.step
         if isinstance(step, Refresh):
             step = replace(step, seen=pending.seen)
-        # Each delivery is a process of its own, with ids of its own.
         names = [process.name for process in world.processes]
+        # Each delivery is a process of its own, with ids of its own.
         while again and (not name.endswith("'") or name in names):
             name += "'"
         return self.start(world, name, lambda flows: flows.step(step), pending)
@@ -196,9 +198,12 @@ class Laboratory:
         return performer
 
     def _store(self, world: World, process: Process, effect: Effect, what: str) -> World:
+        # What was not answered may be on no replica yet.
+        self.desk.lags = what in ("lag", "unsure", "repeat")
         if what == "repeat":
             before = world
-            world = self._written(world, process, effect)
+            self._performer(world, process).plan(effect)[0]()
+            world = self.desk.world
             clocks = (world.now - NOON - _AWAY, *process.clocks[1:])
             process = process._replace(phase="repeat", clocks=clocks, written=world.row.version if world.row else "")
             return _put(world, process) if world.writes > before.writes else before
@@ -211,14 +216,17 @@ class Laboratory:
             answer = StoreUnavailable("stepped", "no answer")
         else:
             repeated = process.phase == "repeat" and world.row and world.row.version == process.written
-            answer = finish(Written(process.written, world.now) if repeated else plan())
+            answer = finish(self._repeated(process, effect) if repeated else plan())
         asked = process.clocks[0] if process.phase == "repeat" else int(performer._asked_at * 1000) - _AWAY
         clocks = (asked, int(performer._heard_at * 1000), performer._now)
         return self._told(self.desk.world, process._replace(clocks=clocks), answer)
 
-    def _written(self, world: World, process: Process, effect: Effect) -> World:
-        self._performer(world, process).plan(effect)[0]()
-        return self.desk.world
+    def _repeated(self, process: Process, effect: Effect) -> Any:
+        # By now the replicas have followed.
+        if isinstance(effect, Commit) and effect.is_claim and self.policy.claim_replicas:
+            self.desk.world = self.desk.world._replace(before=None)
+        written = Written(process.written, self.desk.world.now)
+        return [written] if isinstance(effect, CommitAll) else written
 
     def _send(self, world: World, process: Process, effect: Effect, what: str) -> World:
         plan, finish = self._performer(world, process).plan(effect)
@@ -227,6 +235,8 @@ class Laboratory:
         if not self.desk.is_called:
             # The driver found that it is too late for this call.
             return self._told(world, process, finish(answer))
+        if what == "overload":
+            return self._told(world, process, finish(OVERLOADED[type(effect)]))
         if what == "refuse":
             return self._told(world, process, finish(REFUSED[type(effect)]))
         if what == "miss":
@@ -262,7 +272,7 @@ class Laboratory:
 
     def _told(self, world: World, process: Process, answer: Any) -> World:
         process = process._replace(node=process.node.after(answer), phase="", since=0, written="")
-        if isinstance(answer, Conflict):
+        if isinstance(answer[0] if type(answer) is tuple and answer else answer, Conflict):
             process.node.reads_only = True
         return self._settle(world, process)
 

@@ -130,6 +130,13 @@ def claiming(change: Callable[[Any], dict[str, Any]]) -> Patch:
 
 
 blind_writes = changing(expected_version=lambda self, effect, made: self._ports.store.load(effect.key).version)
+blind_sweeps = changing(
+    expected_version=lambda self, effect, made: (
+        self._ports.store.load(effect.key).version
+        if [fact.name for fact in effect.told] == ["freshness_expired"]
+        else made.expected_version
+    )
+)
 old_decisions = changing(max_age=lambda self, effect, made: 100 * HOUR)
 forgetful_store = changing(keep_until=lambda self, effect, made: made.decided_at + 10 * MINUTE)
 unlisted = changing(due_at=lambda self, effect, made: None)
@@ -163,9 +170,9 @@ def loads_by_host_clock(original: Any) -> Any:
 def commits_by_host_clock(original: Any) -> Any:
     """What is committed is dated by the host's clock."""
 
-    def written(self: Performer, effect: Commit, answer: Any) -> Any:
+    def written(self: Performer, effect: Commit, answer: Any, **options: Any) -> Any:
         dated = replace(answer, now=self._ports.wall_clock()) if isinstance(answer, Written) else answer
-        return original(self, effect, dated)
+        return original(self, effect, dated, **options)
 
     return written
 

@@ -1,7 +1,8 @@
 """The rules R1 to R4 and R6 as predicates over a world's history: each gives None, or what is wrong.
 
 A call whose claim the store had acknowledged and lost again (`World.robbed`) is left out of R1, R2 and R6: no code
-outside of the store can know of it. All other calls keep the rules among themselves.
+outside of the store can know of it. All other calls keep the rules among themselves. With `Policy.claim_replicas`
+nothing is left out of R1.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,8 @@ def once_per_window(lab: Laboratory, world: World) -> str | None:
     if len(world.kick_offs) < 2:
         return None
     window = milliseconds(lab.policy.refresh_window)
-    times = sorted(at for whose, at in world.kick_offs if whose.rpartition("-")[0] not in world.robbed)
+    robbed = frozenset() if lab.policy.claim_replicas else world.robbed
+    times = sorted(at for whose, at in world.kick_offs if whose.rpartition("-")[0] not in robbed)
     close = [(later - earlier) / 1000 for earlier, later in pairwise(times) if later - earlier < window]
     return f"two kick-offs arrived {close[0]:g} s apart" if close else None
 

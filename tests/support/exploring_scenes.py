@@ -6,7 +6,7 @@ from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import StartRefresh
 from phr_refresh.statemachine.flows import Flows
 
-from .exploring_choices import Scene
+from .exploring_choices import IMPATIENT, Scene
 from .exploring_moves import Laboratory
 from .exploring_rules import undisturbed
 from .exploring_world import World
@@ -87,6 +87,15 @@ def overdue(lab: Laboratory, world: World) -> World:
     return world._replace(now=world.record.deadline_at)
 
 
+def complete_and_due(lab: Laboratory, world: World) -> World:
+    """The last refresh completed, a session is cached, the window has just passed, and nobody has looked since."""
+    world = running(lab, world)
+    world = undisturbed(lab, world, "Q", status, word="done")
+    world = world._replace(now=world.record.window_opens_at - 1)
+    world = undisturbed(lab, world, "R", session)
+    return world._replace(now=world.record.window_opens_at)
+
+
 def orphaned(lab: Laboratory, world: World) -> World:
     """A process has died between claiming a kick-off and sending it."""
     world = lab.start(with_session(lab, world)._replace(processes=()), "Q", refresh)
@@ -94,6 +103,9 @@ def orphaned(lab: Laboratory, world: World) -> World:
         world = lab.apply(world, "Q go")
     return lab.apply(world, "Q crash")
 
+
+#: The claim on a kick-off must be on a replica before the kick-off is sent.
+DURABLE = replace(IMPATIENT, claim_replicas=1)
 
 PAIRS = (
     Scene("login-login", {"A": login, "B": login}),
@@ -111,10 +123,17 @@ PAIRS = (
     Scene("status-sweep, overdue", {"A": status, "B": sweep}, overdue),
     Scene("sweep-sweep, overdue", {"A": sweep, "B": sweep}, overdue),
     Scene("sweep-logout, overdue", {"A": sweep, "B": logout}, overdue),
+    Scene("refresh-sweep, complete and due", {"A": refresh, "B": sweep}, complete_and_due),
     Scene("refresh-status, orphaned", {"A": refresh, "B": status}, orphaned),
     Scene("login-login, window over", {"A": login, "B": login}, window_over),
     Scene("refresh-refresh, window over", {"A": refresh, "B": refresh}, window_over),
     Scene("status-refresh, window ends", {"A": status, "B": refresh}, running_to_its_window),
+)
+#: With claims on a replica.
+DURABLE_PAIRS = (
+    Scene("refresh-refresh, durable", {"A": refresh, "B": refresh}, with_session, policy=DURABLE),
+    Scene("refresh-status, durable", {"A": refresh, "B": status}, with_session, policy=DURABLE),
+    Scene("refresh-refresh, durable, window over", {"A": refresh, "B": refresh}, window_over, policy=DURABLE),
 )
 TRIPLES = (
     Scene("login-login-logout", {"A": login, "B": login, "C": logout}, steps=2),
@@ -129,5 +148,5 @@ TRIPLES = (
 
 def scene_named(name: str, *, faults: int, jumps: int, steps: int) -> Scene:
     """One of the scenes, under other budgets."""
-    scene = next(scene for scene in (*PAIRS, *TRIPLES) if scene.name == name)
+    scene = next(scene for scene in (*PAIRS, *DURABLE_PAIRS, *TRIPLES) if scene.name == name)
     return replace(scene, faults=faults, jumps=jumps, steps=steps)

@@ -4,6 +4,7 @@ from typing import Any
 
 from phr_refresh.adapters.status_polling import extracts
 from phr_refresh.statemachine.effects import (
+    UPSTREAM_OVERLOADED,
     AnswerLost,
     AskStatus,
     CouldNotAsk,
@@ -34,6 +35,11 @@ REFUSED: dict[type, Any] = {
     OpenSession: SessionFailed("connection_refused"),
     StartRefresh: NeverSent("connection_refused"),
     AskStatus: CouldNotAsk("connection_refused"),
+}
+OVERLOADED: dict[type, Any] = {
+    OpenSession: SessionFailed(UPSTREAM_OVERLOADED, retry_after=10.0),
+    StartRefresh: NeverSent(UPSTREAM_OVERLOADED, retry_after=10.0),
+    AskStatus: CouldNotAsk(UPSTREAM_OVERLOADED, 10.0),
 }
 
 

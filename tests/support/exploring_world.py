@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from phr_refresh.adapters.ports import Change, Written
 from phr_refresh.adapters.ports import Row as Answer
+from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.draft import Flow
-from phr_refresh.statemachine.effects import Effect, Load, Loaded, Step, TokenChange
+from phr_refresh.statemachine.effects import Effect, Load, LoadAll, Loaded, Step, TokenChange
 from phr_refresh.statemachine.patient import UserKey
-from phr_refresh.statemachine.record import RefreshRecord, State, decode
+from phr_refresh.statemachine.record import RefreshRecord, State
 
 from .samples import ADA, NOON, SECOND
 
@@ -173,7 +174,7 @@ class Node:
         if child is None:
             flow, self._flow = self._flow, None
             child = self._children[key] = Node(self._make, (*self._answers, answer), flow)
-            child.reads_only = isinstance(self.effect, Load)
+            child.reads_only = isinstance(self.effect, Load | LoadAll)
             child.handed = self.handed
         return child
 
@@ -200,6 +201,8 @@ class Desk:
         self.ahead = 0
         self.leap = 0
         self.is_looked_at = False
+        #: Whether the replicas do not follow just now.
+        self.lags = False
 
     # The clocks.
 
@@ -236,10 +239,19 @@ class Desk:
         row = Row(change.value, f"v{world.writes + 1}", change.due_at, change.keep_until, token, until)
         good = change.token_expires_at if change.token_change is TokenChange.PUT else world.session_until
         good = 0 if _decoded(change.value).state is State.NO_SESSION else good
-        self.world = world._replace(
-            row=row, session_until=good, before=(world.row, self.writer), writes=world.writes + 1
-        )
-        return Written(row.version, world.now)
+        # What is on a replica, a failover to that replica cannot lose, nor anything before it.
+        is_replicated = change.replicas > 0 and not self.lags
+        before = None if is_replicated else (world.row, self.writer)
+        self.world = world._replace(row=row, session_until=good, before=before, writes=world.writes + 1)
+        return Written(row.version, world.now, is_replicated or change.replicas == 0)
+
+    def load_all(self, keys: tuple[UserKey, ...]) -> list[Answer]:
+        """See `Store.load_all`. There is one patient."""
+        return [self.load(key) for key in keys]
+
+    def write_all(self, changes: list[Change]) -> list[Written | Answer]:
+        """See `Store.write_all`."""
+        return [self.write(change) for change in changes]
 
     def due(self, limit: int) -> tuple[UserKey, ...]:
         """See `Store.due`."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from phr_refresh.statemachine.codec import decode, encode
 from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
     Commit,
+    CommitAll,
     Committed,
     Conflict,
     CouldNotAsk,
@@ -24,6 +26,7 @@ from phr_refresh.statemachine.effects import (
     KickOffAnswer,
     ListDue,
     Load,
+    LoadAll,
     Loaded,
     OpenSession,
     Pause,
@@ -37,12 +40,12 @@ from phr_refresh.statemachine.effects import (
     Tell,
     TokenChange,
 )
-from phr_refresh.statemachine.errors import StoreUnavailable
+from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey
 from phr_refresh.statemachine.policy import Policy, milliseconds
-from phr_refresh.statemachine.record import RefreshRecord, decode, encode
+from phr_refresh.statemachine.record import RefreshRecord
 
 from .samples import ADA, CURRENT, HOUR, NOON, RUNNING, token_until
 
@@ -68,7 +71,8 @@ class Row:
 class World:
     """One store, one upstream, one worker, one clock. Scripts are answers in order; when empty, all goes well."""
 
-    policy: Policy = field(default_factory=Policy)
+    #: Without jitter: pauses are as long as they are.
+    policy: Policy = field(default_factory=lambda: Policy(retry_jitter=0))
     now: int = NOON
     rows: dict[UserKey, Row] = field(default_factory=dict)
     sessions: deque[SessionFailed | SessionOpened] = field(default_factory=deque)
@@ -77,6 +81,8 @@ class World:
     #: How many of the next store calls fail.
     store_failures: int = 0
     worker_is_full: bool = False
+    #: How many of the next claims reach no replica.
+    unreplicated: int = 0
     handed: list[tuple[Step, float]] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     #: When each call reached the upstream.
@@ -139,7 +145,7 @@ class World:
 
     def perform(self, effect: Effect) -> Any:
         """The answer to `effect`."""
-        if isinstance(effect, Load | Commit | ListDue):
+        if isinstance(effect, Load | Commit | LoadAll | CommitAll | ListDue):
             self.trips += 1
             if self.store_failures:
                 self.store_failures -= 1
@@ -149,6 +155,10 @@ class World:
                 return self._loaded(key, with_token=with_token)
             case Commit():
                 return self._commit(effect)
+            case LoadAll(keys):
+                return tuple(self._or_error(lambda key=key: self._loaded(key)) for key in keys)
+            case CommitAll(commits):
+                return tuple(self._commit(one) for one in commits)
             case ListDue(limit):
                 due = [(row.due_at, key) for key, row in self.rows.items() if row.due_at and row.due_at <= self.now]
                 return tuple(key for _, key in sorted(due)[:limit])
@@ -177,6 +187,12 @@ class World:
                 answer = self.statuses.popleft()
         return replace(answer, at=self.now)
 
+    def _or_error(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except RecordUnreadable as error:
+            return error
+
     def _loaded(self, key: UserKey, *, with_token: bool = False) -> Loaded:
         row = self.rows.get(key)
         if row is None or row.keep_until <= self.now:
@@ -194,7 +210,9 @@ class World:
         version = f"v{next(self._versions)}"
         self.rows[change.key] = Row(encode(change.record), version, change.due_at, change.keep_until, token)
         self.facts.extend(change.told)
-        return Committed(version, self.now)
+        lags = change.is_claim and self.unreplicated > 0
+        self.unreplicated -= lags
+        return Committed(version, self.now, is_replicated=not lags)
 
 
 class Stepper:
