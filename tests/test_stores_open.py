@@ -11,12 +11,16 @@ from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
 from phr_refresh.adapters.stores.redis_sync import RedisStore
+from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.adapters.stores.sqlite import SqliteStore
 from phr_refresh.adapters.stores.threaded import ThreadedStore
-from phr_refresh.adapters.stores.urls import RedisTarget, sqlite_path
+from phr_refresh.adapters.stores.urls import sqlite_path
 from phr_refresh.statemachine.errors import ConfigurationError
 
-KNOWN = "use memory://, sqlite:///<file>, redis://<host>, rediss://<host> or redis+unix:///<socket>"
+KNOWN = (
+    "use memory://, sqlite:///<file>, redis://<host>, rediss://<host>, redis+unix:///<socket>, redis+cluster://<hosts> "
+    "or redis+sentinel://<hosts>/<service>"
+)
 PORT = "its port is no number from 1 to 65535; correct it; if the password has special characters, percent-encode them"
 OPTION = "it has an option that is not known"
 SECRET = "hunter2"
@@ -51,6 +55,17 @@ WRONG = {
     "redis://host?socket_timeout=nan": "the value of its option socket_timeout is not valid; correct or remove it",
     "redis://host?db=x": "the value of its option db is not valid; correct or remove it",
     "redis://host?prefix=a%7Bb%7D": "it is not 1 to 32 letters, digits, '.', '_', ':' or '-'",
+    "redis://a,b": "it names several hosts; use redis+cluster:// or redis+sentinel://",
+    "redis+cluster://a,b:port": PORT,
+    "redis+cluster://a:1,b:65536": PORT,
+    f"redis+cluster://me:{SECRET},x@a/0": "a cluster has no databases; remove the path after the hosts",
+    "redis+cluster://a?db=1": OPTION,
+    "redis+cluster://a?ssl_ca_certs=ca.pem": OPTION,
+    "redis+cluster://a?sentinel_password=x": OPTION,
+    "redis+sentinel://a,b": "it names no service; write redis+sentinel://<host>,<host>/<service>",
+    "redis+sentinel://a/login/zero": "it names no service; write redis+sentinel://<host>,<host>/<service>",
+    "redis+sentinel://a/lo gin": "it names no service; write redis+sentinel://<host>,<host>/<service>",
+    "redis+sentinel://a/login?sentinel_password=": "the value of its option sentinel_password is not valid",
     "redis+unix://": "it names no socket; write redis+unix:///path/to/redis.sock, with three slashes",
     "redis+unix://run/redis.sock": "it names no socket; write redis+unix:///path/to/redis.sock, with three slashes",
 }
@@ -92,11 +107,11 @@ def test_an_sqlite_url_names_a_file(url, path):
 @pytest.mark.parametrize(
     ("url", "name", "client_url", "prefix"),
     [
-        ("redis://", "redis://localhost:6379", "redis://", "phr"),
+        ("redis://", "redis://localhost:6379", "redis://localhost:6379", "phr"),
         ("redis://cache.example:7000/2", "redis://cache.example:7000", "redis://cache.example:7000/2", "phr"),
-        (f"redis://me:{SECRET}@[::1]", "redis://[::1]:6379", f"redis://me:{SECRET}@[::1]", "phr"),
-        ("REDISS://h?prefix=x:y", "rediss://h:6379", "rediss://h", "x:y"),
-        ("rediss://h?ssl_ca_certs=ca.pem", "rediss://h:6379", "rediss://h?ssl_ca_certs=ca.pem", "phr"),
+        (f"redis://me:{SECRET}@[::1]", "redis://[::1]:6379", f"redis://me:{SECRET}@[::1]:6379", "phr"),
+        ("REDISS://h?prefix=x:y", "rediss://h:6379", "rediss://h:6379", "x:y"),
+        ("rediss://h?ssl_ca_certs=ca.pem", "rediss://h:6379", "rediss://h:6379?ssl_ca_certs=ca.pem", "phr"),
         ("redis+unix:///run/r.sock?db=3", "redis+unix:///run/r.sock", "unix:///run/r.sock?db=3", "phr"),
         (f"redis+unix://me:{SECRET}@/r.sock", "redis+unix:///r.sock", f"unix://me:{SECRET}@/r.sock", "phr"),
     ],
@@ -105,8 +120,60 @@ def test_a_redis_url_names_a_server(url, name, client_url, prefix):
     """The name in errors has no credentials, nor has the repr; the prefix is ours and not for the client."""
     target = RedisTarget.parse(url)
 
-    assert (name, client_url, prefix) == (target.name, target.client_url, target.prefix)
+    assert ("server", name, prefix) == (target.kind, target.name, target.prefix)
+    assert client_url == target.client_url(target.places[0])
     assert SECRET not in repr(target)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "name", "client_urls"),
+    [
+        ("redis+cluster://a", "cluster", "redis+cluster://a:6379", ["redis://a:6379"]),
+        (
+            f"redis+cluster://me:{SECRET}@a:7000,[::1]:7001,b",
+            "cluster",
+            "redis+cluster://a:7000,[::1]:7001,b:6379",
+            [f"redis://me:{SECRET}@{place}" for place in ("a:7000", "[::1]:7001", "b:6379")],
+        ),
+        (
+            "rediss+cluster://a,b/?ssl_ca_certs=ca.pem&socket_timeout=0.5",
+            "cluster",
+            "rediss+cluster://a:6379,b:6379",
+            [f"rediss://{host}:6379/?ssl_ca_certs=ca.pem&socket_timeout=0.5" for host in "ab"],
+        ),
+        (
+            "redis+sentinel://s1,s2:1/login",
+            "sentinel",
+            "redis+sentinel://s1:26379,s2:1/login",
+            ["redis://s1:26379"] * 0,
+        ),
+        (
+            f"rediss+sentinel://me:{SECRET}@s1/login/2",
+            "sentinel",
+            "rediss+sentinel://s1:26379/login",
+            [f"rediss://me:{SECRET}@s1:26379/2"],
+        ),
+    ],
+)
+def test_a_url_may_name_several_hosts(url, kind, name, client_urls):
+    """Each host of a cluster, or each sentinel, has its port; all share the credentials, which are not shown."""
+    target = RedisTarget.parse(url)
+
+    assert (kind, name) == (target.kind, target.name)
+    assert client_urls == [target.client_url(place) for place in target.places][: len(client_urls)]
+    assert SECRET not in repr(target)
+
+
+def test_sentinels_have_credentials_of_their_own():
+    """A sentinel is told neither the servers' user nor the database, and the servers nothing of the sentinels' user."""
+    target = RedisTarget.parse(
+        f"redis+sentinel://me:{SECRET}@s1/login?sentinel_username=s&sentinel_password=p%2Fw&db=3&socket_timeout=2"
+    )
+
+    assert "redis://s:p%2Fw@s1:26379?socket_timeout=2" == target.sentinel_url("s1:26379")
+    assert f"redis://me:{SECRET}@a:1?db=3&socket_timeout=2" == target.client_url("a:1")
+    assert "p/w" not in repr(target)
+    assert "p%2Fw" not in repr(target)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +184,8 @@ def test_a_redis_url_names_a_server(url, name, client_url, prefix):
         ("redis://nowhere.invalid:1", RedisStore, AsyncRedisStore),
         ("rediss://nowhere.invalid?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
         ("redis+unix:///nowhere.sock", RedisStore, AsyncRedisStore),
+        ("redis+cluster://nowhere.invalid,elsewhere.invalid:1", RedisStore, AsyncRedisStore),
+        ("rediss+sentinel://nowhere.invalid/login?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
     ],
 )
 def test_opening_connects_to_nothing(url, kind, async_kind, runner, tmp_path, monkeypatch):

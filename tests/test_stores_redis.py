@@ -15,8 +15,10 @@ from phr_refresh.adapters.ports import Change, Row, Store, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.keys import SHARDS, RedisKeys
 from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
-from phr_refresh.adapters.stores.redis_commands import RedisCommands, unavailable
+from phr_refresh.adapters.stores.redis_commands import RedisCommands
+from phr_refresh.adapters.stores.redis_errors import unavailable
 from phr_refresh.adapters.stores.redis_sync import RedisStore
+from phr_refresh.adapters.stores.redis_talks import MOST_TOGETHER
 from phr_refresh.statemachine.effects import TokenChange
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
@@ -64,7 +66,7 @@ def client(server) -> Iterator[redis.Redis]:
 
 
 def test_each_call_is_one_round_trip(server):
-    """Load, write and due each send once and read once."""
+    """Load, write and due each send once and read once; batches once for each so many, and not for nothing."""
     sent = []
 
     class Counting(redis.Connection):
@@ -79,8 +81,8 @@ def test_each_call_is_one_round_trip(server):
         pool.disconnect()
 
     # The first time, each script is unknown to the server and sent in full.
-    assert [1, 1, 1, 1] == trips[4:]
-    assert max(trips[1:4]) <= 2
+    assert [1, 1, 1, 1, 0, 0, 1, 1, 3, 1] == trips[10:]
+    assert max(trips[:8]) <= 2
 
 
 def _calls(store):
@@ -91,6 +93,12 @@ def _calls(store):
         lambda: store.load(key, with_token=True),
         lambda: store.write(change(now, key=key)),
         lambda: store.due(5),
+        lambda: store.load_all([]),
+        lambda: store.write_all([]),
+        lambda: store.load_all([key, KEY, key]),
+        lambda: store.write_all([change(now, key=key_of(f"{key} {number}")) for number in range(MOST_TOGETHER)]),
+        lambda: store.load_all([key_of(str(number)) for number in range(2 * MOST_TOGETHER + 1)]),
+        lambda: store.write(change(now, key=key_of(f"{key} replicated"), replicas=1, replicas_wait=1)),
     ]
 
 
@@ -115,7 +123,11 @@ def test_each_awaited_call_is_one_round_trip(server, runner):
         trips = []
         for name in ("first", "second"):
             now = (await store.load(KEY)).now
-            calls = (store.load(KEY), store.write(change(now, key=key_of(name))), store.due(5))
+            several = [change(now, key=key_of(f"{name} {number}")) for number in range(3)]
+            calls = (
+                *(store.load(KEY), store.write(change(now, key=key_of(name))), store.due(5)),
+                *(store.load_all([]), store.write_all(several), store.load_all([KEY] * (MOST_TOGETHER + 1))),
+            )
             for call in calls:
                 before = len(sent)
                 await call
@@ -123,7 +135,7 @@ def test_each_awaited_call_is_one_round_trip(server, runner):
         await pool.disconnect()
         return trips
 
-    assert [1, 1, 1] == runner.run(count_trips())[3:]
+    assert [1, 1, 1, 0, 1, 2] == runner.run(count_trips())[6:]
 
 
 # Scripts.
@@ -141,6 +153,48 @@ def test_forgotten_scripts_are_sent_again(store, client):
     assert isinstance(written, Written)
     assert (b"record", b"token") == (loaded.value, loaded.token)
     assert (KEY,) == store.due(5)
+
+
+def test_forgotten_scripts_of_a_batch_are_sent_again(store, client):
+    """After SCRIPT FLUSH a batch answers each patient, and what was written before the flush is not written twice."""
+    now = store.load(KEY).now
+    keys = [key_of(f"user {number}") for number in range(5)]
+    client.script_flush()
+    written = store.write_all([change(now, key=key) for key in keys])
+    client.script_flush()
+    rows = store.load_all(keys)
+
+    assert [answer.version for answer in written] == [row.version for row in rows]
+    assert {b"record"} == {row.value for row in rows}
+
+
+def test_what_is_none_of_ours_hides_no_other_patient(store, client):
+    """In a batch a foreign value, or a key of another type, is an answer about one patient."""
+    now = store.load(KEY).now
+    client.hset(KEYS.record(key_of("hash")), "field", "theirs")
+    client.set(KEYS.record(key_of("short")), b"short")
+    keys = [key_of("hash"), KEY, key_of("short")]
+
+    written = store.write_all([change(now, key=key) for key in keys])
+    rows = store.load_all(keys)
+
+    assert [RecordUnreadable, Written, RecordUnreadable] == [type(answer) for answer in written]
+    assert [RecordUnreadable, Row, RecordUnreadable] == [type(row) for row in rows]
+    for unreadable in (rows[0], written[2]):
+        assert str(unreadable) == (
+            "a stored record cannot be read: what lies at its key was not written by phr-refresh; "
+            "remove it, or use another prefix for the keys."
+        )
+
+
+def test_a_batch_that_is_refused_raises(store, client):
+    """What says nothing about one patient alone is the store's failure, as for a single call."""
+    now = store.load(KEY).now
+    client.config_set("maxmemory", "1")
+    try:
+        assert "out_of_memory" == reason_of(lambda: store.write_all([change(now), change(now, key=key_of("bob"))]))
+    finally:
+        client.config_set("maxmemory", "0")
 
 
 def test_a_restarted_server_is_used_again_at_once(own_server):

@@ -1,17 +1,20 @@
 """Stores: where the records of all patients lie.
 
-=====================================  ===================  =================================================
-URL                                    store                for
-=====================================  ===================  =================================================
-``memory://``                          `MemoryStore`        tests, and a single process
-``sqlite:///file``, ``sqlite:////abs``  `SqliteStore`        one machine, several processes; durable
-``redis://[user:pass@]host[:port][/n]``  `RedisStore`        a fleet; ``rediss://`` with TLS,
-                                                            ``redis+unix:///socket`` over a Unix socket
-=====================================  ===================  =================================================
+================================  ==============  ====================================================================
+URL                               store           for
+================================  ==============  ====================================================================
+``memory://``                     `MemoryStore`   tests, and a single process
+``sqlite:///file``,               `SqliteStore`   one machine, several processes; durable
+``sqlite:////abs``
+``redis://host``                  `RedisStore`    a fleet; ``redis+unix:///socket`` over a Unix socket
+``redis+sentinel://h1,h2,h3/s``   `RedisStore`    a fleet that is to outlive a server: the primary of the service ``s``
+``redis+cluster://h1,h2``         `RedisStore`    a fleet that has outgrown a server
+================================  ==============  ====================================================================
 
-Redis URLs take options: ``?prefix=phr`` (what every key begins with), ``socket_timeout`` and
-``socket_connect_timeout`` (seconds, 1 each), ``max_connections``, ``ssl_ca_certs`` and others; see `urls`. Sentinel and
-Cluster: give `RedisStore` a client of your own. Nothing is imported before a URL asks for it.
+``rediss://``, ``rediss+sentinel://`` and ``rediss+cluster://`` are the same with TLS. Redis URLs take a user and a
+password, ports, and options: ``?prefix=phr`` (what every key begins with), ``socket_timeout`` and
+``socket_connect_timeout`` (seconds, 1 each), ``max_connections`` (of each server), ``ssl_ca_certs``, ``ssl_certfile``
+and others; see `redis_urls`, and ``docs/redis.md`` for which to choose. Nothing is imported before a URL asks for it.
 """
 
 from ..ports import AsyncStore, Store

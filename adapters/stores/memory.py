@@ -48,14 +48,18 @@ class MemoryStore:
     def write(self, change: Change) -> Written | Row:
         """Compare and set."""
         with self._lock:
+            return self._write(change)
+
+    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row]:
+        """The rows of several patients."""
+        with self._lock:
             now = self._clock()
-            current = self._row(change.key, now=now, with_token=False)
-            if current.version != change.expected_version or now - change.decided_at > change.max_age:
-                return current
-            version = new_version()
-            self._put(change, version)
-            self._forget_some(now)
-            return Written(version, now)
+            return [self._row(key, now=now, with_token=False) for key in keys]
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row]:
+        """Compare and set of several patients, each for itself."""
+        with self._lock:
+            return [self._write(change) for change in changes]
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed. It looks at every waiting patient, not at every patient."""
@@ -81,6 +85,16 @@ class MemoryStore:
         if entry.token is not None and entry.token_expires_at <= now:
             entry.token = None
         return Row(entry.value, entry.version, now, entry.token if with_token else None)
+
+    def _write(self, change: Change) -> Written | Row:
+        now = self._clock()
+        current = self._row(change.key, now=now, with_token=False)
+        if current.version != change.expected_version or now - change.decided_at > change.max_age:
+            return current
+        version = new_version()
+        self._put(change, version)
+        self._forget_some(now)
+        return Written(version, now)
 
     def _put(self, change: Change, version: str) -> None:
         old = self._entries.get(change.key)

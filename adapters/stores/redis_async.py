@@ -1,58 +1,22 @@
 """The Redis store for asyncio. What is said to Redis is `redis_commands`, as in `redis_sync`; here it is awaited."""
 
-from collections.abc import Awaitable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar, cast
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError
+from redis.exceptions import NoScriptError
 
+from ...statemachine.errors import RecordUnreadable
 from ...statemachine.patient import UserKey
 from ..ports import Change, Row, Written
+from . import redis_talks
 from .keys import DEFAULT_PREFIX
-from .redis_commands import (
-    REDIS_ERRORS,
-    Argument,
-    Command,
-    Encoder,
-    RedisCommands,
-    check_gives_bytes,
-    first_due,
-    unavailable,
-)
-from .urls import CONNECTION_DEFAULTS, RedisTarget, unusable_options
+from .redis_async_clients import AsyncRedisClient, open_async_client
+from .redis_commands import Command, RedisCommands, check_gives_bytes
+from .redis_errors import REDIS_ERRORS, unavailable
+from .redis_talks import Sent, Talk
+from .redis_urls import RedisTarget
 
 T = TypeVar("T")
-
-#: How long a call waits for a connection that others use.
-_QUEUE_SECONDS = 5.0
-
-
-class AsyncRedisPipeline(Protocol):
-    """What `AsyncRedisStore` needs of a pipeline of redis-py."""
-
-    def execute_command(self, *args: Argument) -> object:
-        """Queue a command."""
-
-    def execute(self, raise_on_error: bool = True) -> Awaitable[list[object]]:
-        """Send the queued commands and read all replies."""
-
-
-class AsyncRedisClient(Protocol):
-    """What `AsyncRedisStore` needs of a client of redis-py: of `redis.asyncio`, with or without Sentinel or Cluster."""
-
-    def execute_command(self, *args: Argument) -> Awaitable[object]:
-        """Send a command and read its reply."""
-
-    def get_encoder(self) -> Encoder:
-        """How it encodes and decodes."""
-
-    def pipeline(self, transaction: bool = True) -> AsyncRedisPipeline:
-        """A pipeline."""
-
-    def aclose(self) -> Awaitable[None]:
-        """Close the connections."""
 
 
 class AsyncRedisStore:
@@ -72,17 +36,8 @@ class AsyncRedisStore:
     def from_url(cls, url: str) -> "AsyncRedisStore":
         """A store with a client of its own. Nothing is connected yet. See `open_async_store` for the URL."""
         target = RedisTarget.parse(url)
-        # See `RedisStore.from_url` for the reasons.
-        retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
-        try:
-            # Tasks are many: they queue for a connection. Another kind of pool would refuse the hundred and first.
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                target.client_url, retry=retry, timeout=_QUEUE_SECONDS, **CONNECTION_DEFAULTS
-            )
-            pool.connection_class(**pool.connection_kwargs)
-        except (ValueError, TypeError, redis.RedisError):
-            raise unusable_options() from None
-        store = cls(redis.asyncio.Redis.from_pool(pool), prefix=target.prefix, name=target.name)
+        store = cls(open_async_client(target), prefix=target.prefix, name=target.name)
+        store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True
         return store
 
@@ -92,18 +47,21 @@ class AsyncRedisStore:
 
     async def write(self, change: Change) -> Written | Row:
         """See `RedisStore.write`."""
-        return await self._run(self._commands.write(change))
+        command = self._commands.write(change)
+        return await (self._hold(redis_talks.one(command)) if command.then else self._run(command))
+
+    async def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
+        """See `RedisStore.load_all`."""
+        return await self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys]))
+
+    async def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
+        """See `RedisStore.write_all`."""
+        return await self._hold(redis_talks.each([self._commands.write(change) for change in changes]))
 
     async def due(self, limit: int) -> Sequence[UserKey]:
         """See `RedisStore.due`."""
         commands = self._commands.due(limit) if limit > 0 else []
-        try:
-            replies = await self._run_all([command.by_hash() for command in commands])
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                replies = await self._run_all([command.in_full() for command in commands])
-            return first_due(commands, replies, limit)
-        except REDIS_ERRORS as error:
-            raise unavailable(self._name, error) from error
+        return await self._hold(redis_talks.due(commands, limit))
 
     async def close(self) -> None:
         """Close the connections, if they are the store's own."""
@@ -120,7 +78,17 @@ class AsyncRedisStore:
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
 
-    async def _run_all(self, commands: list[tuple[Argument, ...]]) -> list[object]:
+    async def _hold(self, talk: Talk[T]) -> T:
+        try:
+            sent = next(talk)
+            while True:
+                sent = talk.send(await self._send(sent))
+        except StopIteration as end:
+            return cast("T", end.value)
+        except REDIS_ERRORS as error:
+            raise unavailable(self._name, error) from error
+
+    async def _send(self, commands: Sent) -> list[object]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)

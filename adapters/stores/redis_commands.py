@@ -4,42 +4,22 @@ Each call of a store is one command, `EVALSHA` of one of the scripts in `lua/`, 
 server that does not know the script (restarted, flushed, failed over) says NOSCRIPT; then `EVAL` brings it, once.
 
 Needs Redis 6.2 or later, or Valkey. Not guaranteed: that a commit outlives a failover. Redis replicates
-asynchronously, so a primary that dies takes its last moments with it; `min-replicas-to-write` and `appendfsync always`
-narrow that gap, and nothing in Redis closes it.
+asynchronously, so a primary that dies takes its last moments with it. A change that asks for `replicas` is followed by
+`WAIT` in the same message, and is told of as replicated only if so many have got it.
 """
 
-import heapq
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha1
 from importlib.resources import files
-from itertools import chain
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterCrossSlotError,
-    ClusterDownError,
-    ConnectionError,
-    InvalidResponse,
-    MasterDownError,
-    MaxConnectionsError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    TimeoutError,
-    TryAgainError,
-)
+from redis.exceptions import InvalidResponse
 
 from ...statemachine.effects import TokenChange
-from ...statemachine.errors import ConfigurationError, RecordUnreadable, StoreUnavailable
+from ...statemachine.errors import ConfigurationError, RecordUnreadable
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
 from ..ports import Change, Row, Written
@@ -50,51 +30,7 @@ T = TypeVar("T")
 Argument = str | bytes | int
 Due = list[tuple[Instant, UserKey]]
 
-# What comes out of redis-py where a reply breaks the protocol: it looks at little of it before using it. The same comes
-# of a reply to another question, as after a proxy mixed up two connections.
-_MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError)
-#: Everything that a call of redis-py may end in. A cluster client's errors have a root of their own.
-REDIS_ERRORS: Final = (RedisError, RedisClusterException, *_MALFORMED)
-
 _VERSION = re.compile(rb"[A-Za-z0-9_-]{%d}" % VERSION_LENGTH)
-
-# Most special first: each class is asked about before those it derives from.
-_REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (TimeoutError, "timed_out"),
-    (AuthenticationError, "authentication_failed"),
-    (AuthorizationError, "not_permitted"),
-    (BusyLoadingError, "loading"),
-    (MaxConnectionsError, "too_many_connections"),
-    (InvalidResponse, "protocol_error"),
-    (ReadOnlyError, "read_only"),
-    (OutOfMemoryError, "out_of_memory"),
-    (NoPermissionError, "not_permitted"),
-    (MasterDownError, "primary_down"),
-    (ClusterCrossSlotError, "keys_in_two_slots"),
-    (TryAgainError, "cluster_resharding"),
-    # MOVED is one, too: this is a node of a cluster, and the client knows of no cluster.
-    (AskError, "needs_a_cluster_client"),
-    (ClusterDownError, "cluster_unavailable"),
-    (RedisClusterException, "cluster_unavailable"),
-)
-# The words of error replies that redis-py has no class for. Up to Redis 6.2 that is every error within a script: the
-# word then stands in the middle of the text.
-_REASONS_BY_WORD: Final = {
-    "WRONGTYPE": "wrong_type",
-    "READONLY": "read_only",
-    "OOM": "out_of_memory",
-    "LOADING": "loading",
-    "BUSY": "busy_with_a_script",
-    "NOAUTH": "authentication_failed",
-    "NOPERM": "not_permitted",
-    "MISCONF": "cannot_persist",
-    "NOREPLICAS": "not_enough_replicas",
-    "MASTERDOWN": "primary_down",
-    "CLUSTERDOWN": "cluster_unavailable",
-    "CROSSSLOT": "keys_in_two_slots",
-    "TRYAGAIN": "cluster_resharding",
-}
-_WORD = re.compile(rf"\b({'|'.join(_REASONS_BY_WORD)})\b")
 
 
 class Encoder(Protocol):
@@ -107,23 +43,6 @@ def check_gives_bytes(encoder: Encoder) -> None:
     """Raises `ConfigurationError` for a client that decodes replies: records and sealed tokens are no text."""
     if encoder.decode_responses:
         raise ConfigurationError("the Redis client", "it decodes replies", "create it with decode_responses=False")
-
-
-def unavailable(store: str, error: Exception) -> StoreUnavailable:
-    """What to raise, from `error`, for a client's error. Nothing of its text is taken over."""
-    return StoreUnavailable(store, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    for kind, reason in _REASONS_BY_CLASS:
-        if isinstance(error, kind):
-            return reason
-    if isinstance(error, _MALFORMED):
-        return "protocol_error"
-    word = _WORD.search(str(error))
-    if word:
-        return _REASONS_BY_WORD[word[1]]
-    return "connection_failed" if isinstance(error, ConnectionError) else "redis_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +60,22 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
+class Then(Generic[T]):
+    """A command that follows another on the same connection; `read` makes the answer out of the first one and this."""
+
+    command: tuple[Argument, ...]
+    read: Callable[[T, object], T]
+
+
+@dataclass(frozen=True, slots=True)
 class Command(Generic[T]):
-    """One call of a script, and how to read its reply."""
+    """One call of a script, and how to read its reply. `then`: what to send after it, and how to read both replies."""
 
     script: Script
     keys: tuple[str, ...]
     arguments: tuple[Argument, ...]
     read: Callable[[object], T]
+    then: "Then[T] | None" = None
 
     def by_hash(self) -> tuple[Argument, ...]:
         """The command to send first."""
@@ -159,9 +87,13 @@ class Command(Generic[T]):
 
 
 class RedisCommands:
-    """The commands of a store whose keys begin with `prefix`."""
+    """The commands of a store whose keys begin with `prefix`.
 
-    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+    `longest_wait`: milliseconds after which the client would give up an answer, less a margin. A `WAIT` ends before.
+    """
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX, *, longest_wait: int | None = None) -> None:
+        self._longest_wait = longest_wait
         self._keys = RedisKeys(prefix)
         self._load = Script.named("load")
         self._write = Script.named("write")
@@ -189,20 +121,19 @@ class RedisCommands:
             keys = (*keys, self._keys.token(change.key))
         if change.token_change is TokenChange.PUT and change.token is not None:
             arguments = (*arguments, change.token, max(1, change.token_expires_at))
-        return Command(self._write, keys, arguments, partial(_read_written, version))
+        return Command(self._write, keys, arguments, partial(_read_written, version), self._wait(change))
+
+    def _wait(self, change: Change) -> Then[Written | Row] | None:
+        """WAIT is about what its own connection has written: it follows the write whose copies it counts."""
+        if not change.replicas:
+            return None
+        longest = change.replicas_wait if self._longest_wait is None else min(change.replicas_wait, self._longest_wait)
+        # 0 would mean for ever.
+        return Then(("WAIT", change.replicas, max(1, longest)), partial(_with_replicas, change.replicas))
 
     def due(self, limit: int) -> list[Command[Due]]:
-        """What to ask of each shard; `first_due` puts the answers together."""
+        """What to ask of each shard; `redis_talks.due` puts the answers together."""
         return [Command(self._due, (index,), (limit, head), _read_due) for index, head in self._keys.shards()]
-
-
-def first_due(commands: Sequence[Command[Due]], replies: Sequence[object], limit: int) -> tuple[UserKey, ...]:
-    """The `limit` longest overdue of all shards. Raises the first error among the replies."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    answers = (command.read(reply) for command, reply in zip(commands, replies, strict=True))
-    return tuple(key for _, key in heapq.nsmallest(limit, chain.from_iterable(answers)))
 
 
 # Readers take nothing for what it is not: a reply to another question must not pass for a patient never seen, or for a
@@ -224,6 +155,12 @@ def _read_written(version: str, reply: object) -> Written | Row:
     written, seconds, microseconds, *stored = reply
     now = _instant(seconds, microseconds)
     return Written(version, now) if written else _row(stored[0] if stored else None, now=now, token=None)
+
+
+def _with_replicas(wanted: int, answer: Written | Row, copies: object) -> Written | Row:
+    # An error instead of a number, as where the user may not WAIT, leaves it open: the write has taken effect.
+    is_replicated = isinstance(copies, int) and copies >= wanted
+    return replace(answer, is_replicated=is_replicated) if isinstance(answer, Written) else answer
 
 
 def _read_due(reply: object) -> Due:

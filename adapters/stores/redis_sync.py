@@ -1,55 +1,22 @@
 """A store in Redis or Valkey: what a fleet uses."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar, cast
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError
-from redis.retry import Retry
+from redis.exceptions import NoScriptError
 
+from ...statemachine.errors import RecordUnreadable
 from ...statemachine.patient import UserKey
 from ..ports import Change, Row, Written
+from . import redis_talks
 from .keys import DEFAULT_PREFIX
-from .redis_commands import (
-    REDIS_ERRORS,
-    Argument,
-    Command,
-    Encoder,
-    RedisCommands,
-    check_gives_bytes,
-    first_due,
-    unavailable,
-)
-from .urls import CONNECTION_DEFAULTS, RedisTarget, unusable_options
+from .redis_clients import RedisClient, open_client
+from .redis_commands import Command, RedisCommands, check_gives_bytes
+from .redis_errors import REDIS_ERRORS, unavailable
+from .redis_talks import Sent, Talk
+from .redis_urls import RedisTarget
 
 T = TypeVar("T")
-
-
-class RedisPipeline(Protocol):
-    """What `RedisStore` needs of a pipeline of redis-py."""
-
-    def execute_command(self, *args: Argument) -> object:
-        """Queue a command."""
-
-    def execute(self, raise_on_error: bool = True) -> list[object]:
-        """Send the queued commands and read all replies."""
-
-
-class RedisClient(Protocol):
-    """What `RedisStore` needs of a client of redis-py: `Redis`, `RedisCluster`, or one that Sentinel gave."""
-
-    def execute_command(self, *args: Argument) -> object:
-        """Send a command and read its reply."""
-
-    def get_encoder(self) -> Encoder:
-        """How it encodes and decodes."""
-
-    def pipeline(self, transaction: bool = True) -> RedisPipeline:
-        """A pipeline."""
-
-    def close(self) -> None:
-        """Close the connections."""
 
 
 class RedisStore:
@@ -59,8 +26,12 @@ class RedisStore:
     broken connection: every write is safe to repeat. It stays the caller's, and `close` leaves it alone, unless
     the store came from `from_url`. `name` stands for the server in errors.
 
+    Not guaranteed with a `redis.RedisCluster` of the caller's: that a node that hangs costs no more than one time-out,
+    and changes that ask for replicas; with stores from URLs both are.
+
     Raises `StoreUnavailable`, with a reason such as "timed_out", "connection_failed", "authentication_failed",
-    "read_only", "out_of_memory", "loading", "wrong_type". See `redis_commands` for what Redis does not guarantee.
+    "tls_failed", "not_permitted", "read_only", "out_of_memory", "loading", "cluster_unavailable", "wrong_type". See
+    `redis_commands` for what Redis does not guarantee.
     """
 
     def __init__(self, client: RedisClient, *, prefix: str = DEFAULT_PREFIX, name: str = "redis") -> None:
@@ -74,16 +45,8 @@ class RedisStore:
     def from_url(cls, url: str) -> "RedisStore":
         """A store with a client of its own. Nothing is connected yet. See `open_store` for the URL."""
         target = RedisTarget.parse(url)
-        # One repeat, at once, of what met a broken connection: a pooled one that the server closed meanwhile. Not of a
-        # time-out: whoever waits for a login has waited long enough.
-        retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
-        try:
-            pool = redis.ConnectionPool.from_url(target.client_url, retry=retry, **CONNECTION_DEFAULTS)
-            # Options that fit no connection would be noticed at the first login only.
-            pool.connection_class(**pool.connection_kwargs)
-        except (ValueError, TypeError, redis.RedisError):
-            raise unusable_options() from None
-        store = cls(redis.Redis.from_pool(pool), prefix=target.prefix, name=target.name)
+        store = cls(open_client(target), prefix=target.prefix, name=target.name)
+        store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True
         return store
 
@@ -93,18 +56,21 @@ class RedisStore:
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set, in one atomic round trip."""
-        return self._run(self._commands.write(change))
+        command = self._commands.write(change)
+        return self._hold(redis_talks.one(command)) if command.then else self._run(command)
+
+    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
+        """The rows of several patients, in one round trip for each hundreds of them."""
+        return self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys]))
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
+        """Compare and set of several patients, each for itself, in one round trip for each hundreds of them."""
+        return self._hold(redis_talks.each([self._commands.write(change) for change in changes]))
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed, from all shards in one round trip."""
         commands = self._commands.due(limit) if limit > 0 else []
-        try:
-            replies = self._run_all([command.by_hash() for command in commands])
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                replies = self._run_all([command.in_full() for command in commands])
-            return first_due(commands, replies, limit)
-        except REDIS_ERRORS as error:
-            raise unavailable(self._name, error) from error
+        return self._hold(redis_talks.due(commands, limit))
 
     def close(self) -> None:
         """Close the connections, if they are the store's own."""
@@ -121,7 +87,17 @@ class RedisStore:
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
 
-    def _run_all(self, commands: list[tuple[Argument, ...]]) -> list[object]:
+    def _hold(self, talk: Talk[T]) -> T:
+        try:
+            sent = next(talk)
+            while True:
+                sent = talk.send(self._send(sent))
+        except StopIteration as end:
+            return cast("T", end.value)
+        except REDIS_ERRORS as error:
+            raise unavailable(self._name, error) from error
+
+    def _send(self, commands: Sent) -> list[object]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ...statemachine.effects import TokenChange
 from ...statemachine.errors import ConfigurationError
@@ -19,6 +20,7 @@ SELECT record.version, record.value, token.value
 FROM record LEFT JOIN token ON token.key = record.key AND token.expires_at > :now
 WHERE record.key = :key AND record.keep_until > :now
 """
+_LOAD_SEVERAL = "SELECT key, version, value FROM record WHERE keep_until > ? AND key IN ({})"
 _PUT = """
 INSERT INTO record (key, version, value, due_at, keep_until) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
@@ -38,6 +40,9 @@ _FORGET = (
     "DELETE FROM record WHERE key IN (SELECT key FROM record WHERE keep_until <= ? ORDER BY keep_until LIMIT 2)",
     "DELETE FROM token WHERE key IN (SELECT key FROM token WHERE expires_at <= ? ORDER BY expires_at LIMIT 2)",
 )
+
+# A statement of SQLite takes 999 parameters at least, and other processes wait while one writes.
+_TOGETHER: Final = 500
 
 
 class SqliteStore:
@@ -67,21 +72,33 @@ class SqliteStore:
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set, in one transaction."""
+        return self._write_together([change])[0]
+
+    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row]:
+        """The rows of several patients, a statement for each hundreds of them."""
+        rows: list[Row] = []
+        with self._connections.lent() as connection:
+            for start in range(0, len(keys), _TOGETHER):
+                rows += _rows(connection, keys=keys[start : start + _TOGETHER], now=host_clock())
+        return rows
+
+    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row]:
+        """Compare and set of several patients, each for itself, a transaction for each hundreds of them."""
+        answers: list[Written | Row] = []
+        for start in range(0, len(changes), _TOGETHER):
+            answers += self._write_together(changes[start : start + _TOGETHER])
+        return answers
+
+    def _write_together(self, changes: Sequence[Change]) -> list[Written | Row]:
         with self._connections.lent_for_writing() as connection:
-            # IMMEDIATE takes the write lock before the row is read: nobody changes it between the two.
+            # IMMEDIATE takes the write lock before a row is read: nobody changes it between the two.
             connection.execute("BEGIN IMMEDIATE")
-            # Only now: waiting for the lock may have made the decision too old.
-            now = host_clock()
-            current = _row(connection, key=change.key, now=now, with_token=False)
-            if current.version != change.expected_version or now - change.decided_at > change.max_age:
-                connection.execute("ROLLBACK")
-                return current
-            version = new_version()
-            _put(connection, change, version=version)
-            for statement in _FORGET:
-                connection.execute(statement, (now,))
-            connection.execute("COMMIT")
-            return Written(version, now)
+            # Only now: waiting for the lock may have made a decision too old.
+            answers = [_compare_and_set(connection, change, now=host_clock()) for change in changes]
+            # Nothing to make durable: a lost race costs no wait for the disk.
+            changed = any(isinstance(answer, Written) for answer in answers)
+            connection.execute("COMMIT" if changed else "ROLLBACK")
+            return answers
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed."""
@@ -102,6 +119,23 @@ def _row(connection: sqlite3.Connection, *, key: UserKey, now: Instant, with_tok
         return Row(None, "", now)
     version, value, token = found
     return Row(value, version, now, token)
+
+
+def _rows(connection: sqlite3.Connection, *, keys: Sequence[UserKey], now: Instant) -> list[Row]:
+    statement = _LOAD_SEVERAL.format(", ".join("?" * len(keys)))
+    found = {key: Row(value, version, now) for key, version, value in connection.execute(statement, (now, *keys))}
+    return [found.get(key) or Row(None, "", now) for key in keys]
+
+
+def _compare_and_set(connection: sqlite3.Connection, change: Change, *, now: Instant) -> Written | Row:
+    current = _row(connection, key=change.key, now=now, with_token=False)
+    if current.version != change.expected_version or now - change.decided_at > change.max_age:
+        return current
+    version = new_version()
+    _put(connection, change, version=version)
+    for statement in _FORGET:
+        connection.execute(statement, (now,))
+    return Written(version, now)
 
 
 def _put(connection: sqlite3.Connection, change: Change, *, version: str) -> None:

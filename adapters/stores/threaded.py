@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from ...statemachine.errors import RecordUnreadable
 from ...statemachine.patient import UserKey
 from ..ports import Change, Row, Store, Written
 
@@ -33,6 +34,14 @@ class ThreadedStore:
     async def write(self, change: Change) -> Written | Row:
         """See `Store.write`."""
         return await self._run(partial(self._store.write, change))
+
+    async def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
+        """See `Store.load_all`."""
+        return await self._run(partial(self._store.load_all, keys))
+
+    async def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
+        """See `Store.write_all`."""
+        return await self._run(partial(self._store.write_all, changes))
 
     async def due(self, limit: int) -> Sequence[UserKey]:
         """See `Store.due`."""

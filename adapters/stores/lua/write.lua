@@ -18,8 +18,10 @@ if stored then
     end
 end
 
--- This very write came before, and its answer was lost on the way: it has taken effect.
+-- This very write came before, and its answer was lost on the way: it has taken effect. The record is written once more
+-- as it is: a WAIT that follows is about what its own connection has written, and would find nothing to wait for.
 if version == string.sub(ARGV[2], 1, VERSION_LENGTH) then
+    redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[4])
     return {1, time[1], time[2]}
 end
 if version ~= ARGV[1] or now > tonumber(ARGV[3]) then

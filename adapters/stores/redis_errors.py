@@ -1,0 +1,128 @@
+"""What redis-py may raise, and the reasons that callers get for it."""
+
+import re
+import ssl
+from typing import Final
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    ConnectionError,
+    InvalidResponse,
+    MasterDownError,
+    MaxConnectionsError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from ...statemachine.errors import StoreUnavailable
+
+# What comes out of redis-py where a reply breaks the protocol: it looks at little of it before using it. The same comes
+# of a reply to another question, as after a proxy mixed up two connections.
+_MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError)
+#: Everything that a call of redis-py may end in. A cluster client's errors have a root of their own.
+REDIS_ERRORS: Final = (RedisError, RedisClusterException, *_MALFORMED)
+
+# Said by a script whose user may not do what it does.
+_NOT_PERMITTED_IN_SCRIPT: Final = re.compile(
+    "can't run this command|can't access at least one of the keys|ACL failure in script"
+)
+# Said by a script that came upon a key of a slot that is being moved.
+_HALF_MOVED: Final = "ttempted to access a non local key"
+
+
+class Unroutable(RedisError):
+    """No server could be named for a command. `reason` is that of the `StoreUnavailable` to come."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+# Most special first: each class is asked about before those it derives from.
+_REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TimeoutError, "timed_out"),
+    (AuthenticationError, "authentication_failed"),
+    (AuthorizationError, "not_permitted"),
+    (BusyLoadingError, "loading"),
+    (MaxConnectionsError, "too_many_connections"),
+    (InvalidResponse, "protocol_error"),
+    (ReadOnlyError, "read_only"),
+    (OutOfMemoryError, "out_of_memory"),
+    (NoPermissionError, "not_permitted"),
+    (MasterDownError, "primary_down"),
+    (ClusterCrossSlotError, "keys_in_two_slots"),
+    (TryAgainError, "cluster_resharding"),
+    # MOVED is one, too: this is a node of a cluster, and the client knows of no cluster.
+    (AskError, "needs_a_cluster_client"),
+    (ClusterDownError, "cluster_unavailable"),
+    (RedisClusterException, "cluster_unavailable"),
+)
+# The words of error replies that redis-py has no class for. Up to Redis 6.2 that is every error within a script: the
+# word then stands in the middle of the text.
+_REASONS_BY_WORD: Final = {
+    "WRONGTYPE": "wrong_type",
+    "READONLY": "read_only",
+    "OOM": "out_of_memory",
+    "LOADING": "loading",
+    "BUSY": "busy_with_a_script",
+    "NOAUTH": "authentication_failed",
+    "NOPERM": "not_permitted",
+    "MISCONF": "cannot_persist",
+    "NOREPLICAS": "not_enough_replicas",
+    "MASTERDOWN": "primary_down",
+    "CLUSTERDOWN": "cluster_unavailable",
+    "CROSSSLOT": "keys_in_two_slots",
+    "TRYAGAIN": "cluster_resharding",
+}
+_WORD = re.compile(rf"\b({'|'.join(_REASONS_BY_WORD)})\b")
+
+
+def unavailable(store: str, error: Exception) -> StoreUnavailable:
+    """What to raise, from `error`, for a client's error. Nothing of its text is taken over."""
+    return StoreUnavailable(store, _reason(error))
+
+
+def is_wrong_type(error: Exception) -> bool:
+    """Whether something that is no record lies at a patient's key."""
+    return _reason(error) == "wrong_type"
+
+
+def is_resharding(reply: object) -> bool:
+    """Whether keys of one command are on two nodes just now."""
+    return isinstance(reply, TryAgainError) or (isinstance(reply, ResponseError) and _HALF_MOVED in str(reply))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Unroutable):
+        return error.reason
+    if is_resharding(error):
+        return "cluster_resharding"
+    for kind, reason in _REASONS_BY_CLASS:
+        if isinstance(error, kind):
+            return reason
+    if isinstance(error, _MALFORMED):
+        return "protocol_error"
+    if _NOT_PERMITTED_IN_SCRIPT.search(str(error)):
+        return "not_permitted"
+    word = _WORD.search(str(error))
+    if word:
+        return _REASONS_BY_WORD[word[1]]
+    if not isinstance(error, ConnectionError):
+        return "redis_error"
+    return "tls_failed" if _is_about_tls(error) else "connection_failed"
+
+
+def _is_about_tls(error: BaseException) -> bool:
+    cause = error.__cause__ or error.__context__
+    return isinstance(error, ssl.SSLError) or (cause is not None and _is_about_tls(cause))
