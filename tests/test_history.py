@@ -116,6 +116,17 @@ def test_a_call_that_fails_has_an_unknown_outcome() -> None:
     assert () == found(lines).flaws
 
 
+def test_writes_can_be_announced() -> None:
+    """A process that is killed has noted what it was about to write; what it noted twice counts once."""
+    lines: list[dict[str, Any]] = []
+    visit(RecordedStore(MemoryStore(), lines.append, pseudonym_key=KEY, announces=True), ADA)
+    outcomes = [line["outcome"] for line in lines if line["op"] == "write"]
+    assert outcomes.count("begun") == outcomes.count("written") > 0
+    verdict = found(lines)
+    assert ((), 0, outcomes.count("written")) == (verdict.flaws, verdict.unknown, verdict.writes)
+    assert 1 == found(lines[:-1]).unknown
+
+
 def line(op: str, *, at: int, outcome: str, version: str = "", expected: str = "", **record: Any) -> dict[str, Any]:
     """A line of one patient, whose call took from `at` to `at + 1`."""
     essence = {
@@ -181,6 +192,13 @@ SOUND = {
     "a write with an unknown outcome that took effect": [
         write("a", "", 0),
         line("write", at=10, outcome="unknown", expected="a"),
+        read("x", 20),
+        write("b", "x", 30),
+        read("b", 40),
+    ],
+    "the last write of a process that was killed": [
+        write("a", "", 0),
+        line("write", at=10, outcome="begun", expected="a"),
         read("x", 20),
         write("b", "x", 30),
         read("b", 40),

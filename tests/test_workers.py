@@ -141,6 +141,18 @@ def test_following_never_takes_all_threads() -> None:
     assert 0 == worker.close()
 
 
+def test_a_burst_of_logins_leaves_room_for_following(bench: Bench) -> None:
+    """With as many refreshes waiting as may, a step of following is taken, and it is run before they are all done."""
+    bench.may_go.clear()
+    worker = started(bench, threads=2, queue_limit=50)
+    taken = [worker.hand_over(Refresh(ADA)) for _ in range(60)]
+    assert 50 <= taken.count(True) < 60
+    assert worker.hand_over(step(1))
+    bench.may_go.set()
+    assert 0 == worker.close()
+    assert "1" in bench.done[:10]
+
+
 def test_a_thread_that_cannot_be_started_loses_no_step(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
     """Where the system refuses threads the answer is False and no exception; once it gives them, steps run."""
 

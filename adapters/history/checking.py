@@ -66,13 +66,27 @@ def check(history: Iterable[tuple[int, Line]], *, tolerance: float = 0.0) -> Ver
     """Check each patient's part. `tolerance`: seconds by which the clocks of the hosts may differ."""
     parts: dict[str, list[tuple[int, Line]]] = defaultdict(list)
     calls = writes = unknown = 0
-    for number, line in history:
+    for number, line in _settled(history):
         parts[line["patient"]].append((number, line))
         calls += 1
         writes += line["outcome"] == "written"
         unknown += line["outcome"] == "unknown" and line["op"] == "write"
     flaws = [flaw for patient, lines in parts.items() for flaw in _Part(patient, lines, int(tolerance * 1e9)).flaws()]
     return Verdict(len(parts), calls, writes, unknown, tuple(flaws))
+
+
+def _settled(history: Iterable[tuple[int, Line]]) -> Iterator[tuple[int, Line]]:
+    """The history without announcements; a write that was announced and never noted has an unknown outcome."""
+    begun: dict[tuple[Any, ...], tuple[int, Line]] = {}
+    for number, line in history:
+        call = (line.get("process"), line["patient"], line["began"], line.get("expected"))
+        if line["outcome"] == "begun":
+            begun[call] = number, line
+            continue
+        begun.pop(call, None)
+        yield number, line
+    for number, line in begun.values():
+        yield number, {**line, "outcome": "unknown"}
 
 
 class _Part:

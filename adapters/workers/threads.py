@@ -15,9 +15,10 @@ from ..ports import Runner
 class ThreadWorker:
     """Runs steps on `threads` daemon threads, which start with the first step.
 
-    At most `queue_limit` steps wait, delayed ones included; then `hand_over` says False. A step that waits for its time
-    holds no thread. After a fork the child starts with an empty queue and threads of its own. What waits when the
-    process dies is lost: the records in the store carry their deadlines, so nothing stays stuck.
+    At most `queue_limit` steps of each kind wait, delayed ones included; then `hand_over` says False: a burst of logins
+    must not keep what it has started from being followed. A step that waits for its time holds no thread. After a fork
+    the child starts with an empty queue and threads of its own. What waits when the process dies is lost: the records
+    in the store carry their deadlines, so nothing stays stuck.
     """
 
     def __init__(self, *, threads: int = 8, queue_limit: int = 10_000, drain_seconds: float = 5.0) -> None:
@@ -55,7 +56,7 @@ class ThreadWorker:
     def hand_over(self, step: Step, delay: float = 0.0) -> bool:
         """See `Worker.hand_over`."""
         with self._changed:
-            if self._closed or self._run is None or self._count() >= self._limit:
+            if self._closed or self._run is None or len(self._heaps[type(step)]) >= self._limit:
                 return False
             if len(self._threads) < self._size and not self._add_thread():
                 return False
@@ -98,14 +99,15 @@ class ThreadWorker:
                 self._changed.wait(min(times, default=None))
 
     def _due(self, now: float) -> Step | None:
-        # Refreshes first, and never all threads for following: a status endpoint that hangs must not keep the
-        # kick-offs of who logs in now from being sent.
-        if (refreshes := self._heaps[Refresh]) and refreshes[0][0] <= now:
-            return heapq.heappop(refreshes)[2]
-        follows = self._heaps[Follow]
-        if follows and follows[0][0] <= now and self._following < max(self._size // 2, 1):
-            self._following += 1
-            return heapq.heappop(follows)[2]
+        # A few threads follow first, or nothing that a burst of logins starts would be followed before its deadline.
+        # And never all threads: a status endpoint that hangs must not keep the kick-offs of who logs in now from being
+        # sent.
+        few = max(self._size // 4, 1) if self._size > 1 else 0
+        for kind, most in ((Follow, few), (Refresh, self._size), (Follow, max(self._size // 2, 1))):
+            heap = self._heaps[kind]
+            if heap and heap[0][0] <= now and (kind is Refresh or self._following < most):
+                self._following += kind is Follow
+                return heapq.heappop(heap)[2]
         return None
 
     def close(self) -> int:
