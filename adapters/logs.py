@@ -19,7 +19,7 @@ PREFIX = "phr_refresh."
 
 
 class LogObserver:
-    """Logs each fact as `phr_refresh.<name>`: warnings at WARNING, everything else at INFO.
+    """Logs each fact as `phr_refresh.<name>`: warnings at WARNING, everything else at INFO, measurements not at all.
 
     `pseudonym_key` makes the pseudonyms of one patient the same in all processes that share it. Without one each
     process draws its own, so that events of different processes cannot be joined.
@@ -34,6 +34,8 @@ class LogObserver:
 
     def __call__(self, fact: Fact) -> None:
         """Log `fact`. The patient's store key itself is never logged."""
+        if fact.is_measurement:
+            return
         values: dict[str, Any] = {}
         if fact.key is not None:
             values["patient"] = self.pseudonym(fact.key)

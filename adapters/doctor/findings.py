@@ -1,0 +1,77 @@
+"""What a check finds: one line, and one remedy where there is something to do."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+Findings = Iterator["Finding"]
+
+
+class Level(StrEnum):
+    """How bad it is. Unknown: it could not be looked at, which is no fault."""
+
+    OK = "ok"
+    UNKNOWN = "unknown"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`check` names what was looked at, `said` is what was found, `remedy` what to do, empty where all is fine.
+
+    None of them holds a secret or an identifier.
+    """
+
+    check: str
+    level: Level
+    said: str
+    remedy: str = ""
+
+
+def ok(check: str, said: str) -> Finding:
+    """All is fine."""
+    return Finding(check, Level.OK, said)
+
+
+def unknown(check: str, said: str, remedy: str) -> Finding:
+    """It could not be looked at."""
+    return Finding(check, Level.UNKNOWN, said, remedy)
+
+
+def warning(check: str, said: str, remedy: str) -> Finding:
+    """It works, and somebody should know."""
+    return Finding(check, Level.WARNING, said, remedy)
+
+
+def error(check: str, said: str, remedy: str) -> Finding:
+    """It does not work, or it breaks a promise of the library."""
+    return Finding(check, Level.ERROR, said, remedy)
+
+
+def milliseconds_of(seconds: float) -> str:
+    """A short time for people.
+
+    >>> milliseconds_of(0.00021), milliseconds_of(0.0123), milliseconds_of(1.5)
+    ('0.2 ms', '12 ms', '1500 ms')
+    """
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+
+
+MARKS: Final = {Level.OK: "ok", Level.UNKNOWN: "unknown", Level.WARNING: "WARNING", Level.ERROR: "ERROR"}
+MARK_WIDTH: Final = 7
+CHECK_WIDTH: Final = 17
+
+
+def line_of(finding: Finding) -> str:
+    """A finding as one line of text, its remedy after an arrow."""
+    line = f"{MARKS[finding.level]:<{MARK_WIDTH}} {finding.check:<{CHECK_WIDTH}} {finding.said}"
+    return f"{line} -> {finding.remedy}" if finding.remedy else line
+
+
+def counts_of(found: Iterable[Finding]) -> dict[str, int]:
+    """How many findings there are of each level."""
+    counts = Counter(finding.level for finding in found)
+    return {level.value: counts[level] for level in Level}
