@@ -1,0 +1,98 @@
+"""Size: what a patient takes in Redis, whole and by its parts, and what other forms of the same record would take.
+
+`python -m phr_refresh.benchmarks.size`. Measured as the server's `used_memory` over many patients: keys, TTL, index and
+what the allocator rounds up are in it.
+"""
+
+import json
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from phr_refresh.adapters.stores.keys import RedisKeys
+from phr_refresh.statemachine.codec import encode
+from phr_refresh.statemachine.patient import key_of
+from redis.client import Pipeline
+
+from .record import settled_record
+from .residents import Write, fill, name_of, settled
+from .server import KINDS, serving
+
+_COUNT = 30_000
+
+
+def forms() -> Mapping[str, Write]:
+    """Ways to store one patient, by what they are called."""
+    now = round(time.time() * 1000)
+    keep_until = now + 90_000_000
+    record = settled_record(now)
+    text = b"01234567" + encode(record)
+    fields = {name: json.dumps(value) for name, value in json.loads(encode(record)).items()} | {"V": "01234567"}
+    keys = RedisKeys()
+
+    def string(value: bytes, head: str = "") -> Write:
+        def write(pipeline: Pipeline, number: int) -> None:
+            key = key_of(name_of(number))
+            pipeline.set(f"{head}{key}" if head else keys.record(key), value, pxat=keep_until)
+
+        return write
+
+    def hashed(pipeline: Pipeline, number: int) -> None:
+        key = keys.record(key_of(name_of(number)))
+        pipeline.hset(key, mapping=fields)
+        pipeline.pexpireat(key, keep_until)
+
+    def indexed(pipeline: Pipeline, number: int) -> None:
+        key = key_of(name_of(number))
+        pipeline.zadd(keys.due_index(key), {key: now})
+
+    found = {
+        "whole: record, TTL, due index": settled(),
+        "whole, with a session token of 640 bytes": settled(with_token=True),
+        "due index alone": indexed,
+        f"record alone: JSON, {len(text)} bytes": string(text),
+        "the same, under a key of 23 characters": string(text, "r"),
+        "a hash with a field each": hashed,
+    }
+    packed = _msgpack(json.loads(encode(record)))
+    if packed is not None:
+        found[f"MessagePack, {8 + len(packed)} bytes"] = string(b"01234567" + packed)
+    squeezed = zlib.compress(encode(record), 9)
+    found[f"JSON, deflated, {8 + len(squeezed)} bytes"] = string(b"01234567" + squeezed)
+    one = encode(record._replace(extracts=()))
+    found[f"JSON without extracts, {8 + len(one)} bytes"] = string(b"01234567" + one)
+    return found
+
+
+def _msgpack(value: object) -> bytes | None:
+    try:
+        import msgpack
+    except ImportError:
+        return None
+    return bytes(msgpack.packb(value))
+
+
+def measure(kind: str, count: int = _COUNT) -> dict[str, float]:
+    """Bytes for each patient, by the form they are stored in: of a new server each, which has nothing to free."""
+    found = {}
+    for name, write in forms().items():
+        with tempfile.TemporaryDirectory() as folder, serving(kind, Path(folder)) as url:
+            # What does not grow with patients is not theirs.
+            fill(url, 2000, write, after=10_000_000)
+            found[name] = fill(url, count, write)
+    return found
+
+
+def main() -> None:
+    """Print the sizes as Markdown."""
+    kind = sys.argv[1] if sys.argv[1:] and sys.argv[1] in KINDS else "valkey"
+    print(f"{kind}, {_COUNT:,} patients\n\n| form | bytes per patient |\n|---|---|")  # noqa: T201
+    for name, size in measure(kind).items():
+        print(f"| {name} | {size:.0f} |")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
