@@ -89,7 +89,7 @@ class HttpClient:
 
     def call(
         self,
-        method: Literal["GET", "POST"],
+        method: Literal["GET", "HEAD", "POST"],
         url: str,
         *,
         headers: Mapping[str, str],

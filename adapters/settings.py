@@ -36,6 +36,9 @@ _VARIABLES = {
     "pool_size": "PHR_REFRESH_POOL_SIZE",
     "verify": "PHR_REFRESH_CA_BUNDLE",
     "user_agent": "PHR_REFRESH_USER_AGENT",
+    "concurrency": "PHR_REFRESH_CONCURRENCY",
+    "guard_failures": "PHR_REFRESH_GUARD_FAILURES",
+    "guard_open_for": "PHR_REFRESH_GUARD_OPEN_SECONDS",
 }
 _REQUIRED = ("base_url", "app_token", "authorization_key")
 _LONGEST = timedelta(days=1)
@@ -69,6 +72,11 @@ class MhvSettings:
     connect_timeout: timedelta = timedelta(seconds=5)
     read_timeout: timedelta = timedelta(seconds=15)
     pool_size: int = 10
+    #: Calls at once, of one process; a patient whose call finds no room is deferred (`guard.GuardedUpstream`).
+    concurrency: int = 20
+    #: Once so many of the last twice as many calls failed, none is made for `guard_open_for`.
+    guard_failures: int = 10
+    guard_open_for: timedelta = timedelta(seconds=30)
     #: How long after an accepted kick-off the upstream's earlier data are not yet taken for its last word.
     throttle_grace: timedelta = timedelta(seconds=10)
     clock_tolerance: timedelta = timedelta(minutes=2)
@@ -101,6 +109,9 @@ class MhvSettings:
             ("token_early_expiry", self.token_early_expiry),
         ):
             _check_duration(name, duration, least=timedelta(0))
+        _check_duration("guard_open_for", self.guard_open_for, least=timedelta(milliseconds=1))
+        _check_count("concurrency", self.concurrency)
+        _check_count("guard_failures", self.guard_failures)
         _check_count("pool_size", self.pool_size)
         _check_count("max_answer_bytes", self.max_answer_bytes)
         _check_count("max_bundle_bytes", self.max_bundle_bytes)
@@ -153,12 +164,12 @@ def _parsed(name: str, text: str) -> object:
             return _FLAGS[text.lower()]
         case "wanted":
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        case "connect_timeout" | "read_timeout":
+        case "connect_timeout" | "read_timeout" | "guard_open_for":
             try:
                 return timedelta(seconds=float(text))
             except (ValueError, OverflowError):
                 raise _wrong(name, "it is not a number of seconds", "give a number such as 5") from None
-        case "pool_size":
+        case "pool_size" | "concurrency" | "guard_failures":
             if not re.fullmatch("[0-9]{1,6}", text):
                 raise _wrong(name, "it is not a whole number", "give a number such as 10")
             return int(text)

@@ -11,8 +11,9 @@ from ..statemachine.effects import (
 )
 from ..statemachine.patient import Patient
 from .fhir import FhirClient
+from .guard import GuardedUpstream
 from .http_client import HttpClient
-from .ports import RecordsAnswer
+from .ports import Observer, RecordsAnswer, Upstream
 from .redaction import guard_loggers
 from .session_creation.mhv import MhvSessions
 from .settings import MhvSettings
@@ -32,7 +33,7 @@ class MhvUpstream:
 
     def __init__(self, settings: MhvSettings) -> None:
         guard_loggers(secrets=settings.secrets())
-        self._settings = settings
+        self.settings = settings
         self._http = HttpClient(
             connect_seconds=settings.connect_timeout.total_seconds(),
             read_seconds=settings.read_timeout.total_seconds(),
@@ -66,4 +67,18 @@ class MhvUpstream:
         self._http.close()
 
     def __repr__(self) -> str:
-        return f"MhvUpstream({self._settings!r})"
+        return f"MhvUpstream({self.settings!r})"
+
+
+def guarded(upstream: Upstream, observer: Observer) -> Upstream:
+    """An `MhvUpstream` behind the guard of its settings. One of the host's own is left to the host."""
+    if not isinstance(upstream, MhvUpstream):
+        return upstream
+    settings = upstream.settings
+    return GuardedUpstream(
+        upstream,
+        concurrency=settings.concurrency,
+        failures=settings.guard_failures,
+        open_for=settings.guard_open_for.total_seconds(),
+        observer=observer,
+    )

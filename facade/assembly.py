@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.metrics import observer_named
+from phr_refresh.adapters.observers import Observers
 from phr_refresh.adapters.ports import Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import guard_loggers
 from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
@@ -76,7 +78,8 @@ class Settings:
     `PHR_REFRESH_STORE`: store URL, default ``sqlite:///phr-refresh.db``.
     `PHR_REFRESH_SEAL_KEYS`: Fernet keys, newest first, comma-separated; tokens are sealed at rest if it is set.
     `PHR_REFRESH_PSEUDONYM_KEY`: any text; the same in all processes makes their logs joinable.
-    The last two may be ``file:...`` or ``ssm:...``.
+    These two may be ``file:...`` or ``ssm:...``.
+    `PHR_REFRESH_METRICS`: ``prometheus``, ``opentelemetry``, or both, comma-separated; by default there are none.
     """
 
     store_url: str
@@ -91,8 +94,15 @@ class Settings:
         found = os.environ if environ is None else environ
         seal_keys = found.get("PHR_REFRESH_SEAL_KEYS")
         pseudonym_key = found.get("PHR_REFRESH_PSEUDONYM_KEY")
+        logs = LogObserver(read_secret("PHR_REFRESH_PSEUDONYM_KEY", pseudonym_key).encode() if pseudonym_key else None)
+        metrics = [observer_named(name) for name in names_in(found.get("PHR_REFRESH_METRICS", ""))]
         return cls(
             found.get("PHR_REFRESH_STORE") or DEFAULT_STORE,
             FernetSeal.from_setting(read_secret("PHR_REFRESH_SEAL_KEYS", seal_keys)) if seal_keys else PlainSeal(),
-            LogObserver(read_secret("PHR_REFRESH_PSEUDONYM_KEY", pseudonym_key).encode() if pseudonym_key else None),
+            Observers(logs, *metrics) if metrics else logs,
         )
+
+
+def names_in(setting: str) -> list[str]:
+    """The names in a comma-separated setting."""
+    return [name.strip() for name in setting.split(",") if name.strip()]

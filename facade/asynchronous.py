@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
@@ -11,16 +12,17 @@ from typing import Any, Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.ports import AsyncStore, Observer, RecordsAnswer, Seal, Upstream
+from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
+from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Seal, Upstream
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_async_store
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import SessionToken, Step
-from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
-from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
@@ -45,7 +47,7 @@ class AsyncPhrRefresh:
         *,
         store: AsyncStore,
         upstream: Upstream,
-        worker: TaskWorker | None = None,
+        worker: AsyncWorker | None = None,
         policy: Policy | None = None,
         seal: Seal | None = None,
         observer: Observer | None = None,
@@ -58,13 +60,14 @@ class AsyncPhrRefresh:
         self._policy = policy or Policy()
         self._flows = flows_under(self._policy, upstream)
         self._store = store
-        self._upstream = upstream
         self._worker = worker or TaskWorker()
         self.observer = observer or LogObserver()
+        self._upstream = MeasuredUpstream(upstream, self.observer)
+        self._measured_worker = MeasuredWorker(self._worker, self.observer)
         self._ports = Ports(
             store=store,
-            upstream=upstream,
-            worker=self._worker,
+            upstream=self._upstream,
+            worker=self._measured_worker,
             seal=seal or PlainSeal(),
             observer=self.observer,
             policy=self._policy,
@@ -80,17 +83,21 @@ class AsyncPhrRefresh:
 
     @classmethod
     def from_env(
-        cls, environ: Mapping[str, str] | None = None, *, worker: TaskWorker | None = None, policy: Policy | None = None
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        worker: AsyncWorker | None = None,
+        policy: Policy | None = None,
     ) -> AsyncPhrRefresh:
         """From the environment, as `PhrRefresh.from_env`."""
         from phr_refresh.adapters.settings import MhvSettings
-        from phr_refresh.adapters.upstream import MhvUpstream
+        from phr_refresh.adapters.upstream import MhvUpstream, guarded
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_async_store(settings.store_url),
-            upstream=MhvUpstream(mhv),
+            upstream=guarded(MhvUpstream(mhv), settings.observer),
             worker=worker,
             policy=policy,
             seal=settings.seal,
@@ -99,6 +106,10 @@ class AsyncPhrRefresh:
 
     async def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
+        began = time.perf_counter()
+        return login_answered(self.observer, await self._login(patient), time.perf_counter() - began)
+
+    async def _login(self, patient: Patient) -> Receipt:
         if self._closed or self._logins >= MOST_LOGINS:
             return self._deferred("closed" if self._closed else "too_many_logins")
         observer = Silenceable(self.observer)
@@ -131,6 +142,12 @@ class AsyncPhrRefresh:
     async def status(self, who: Patient | str) -> Status:
         """See `PhrRefresh.status`."""
         return await asyncio.shield(self._begin(run_async(self._flows.status(*key_and_patient(who)), self._ports)))
+
+    async def statuses(self, users: Iterable[str]) -> dict[str, Status | RecordUnreadable]:
+        """See `PhrRefresh.statuses`."""
+        keys = {user: key_of(user) for user in users}
+        found = await run_async(self._flows.statuses(list(keys.values())), self._ports)
+        return {user: found[key] for user, key in keys.items()}
 
     async def session(self, patient: Patient) -> SessionToken:
         """See `PhrRefresh.session`. A caller that is cancelled does not cancel the creation: others wait for it too."""
@@ -183,11 +200,13 @@ class AsyncPhrRefresh:
         return future
 
     async def _run_step(self, step: Step) -> None:
+        began = time.perf_counter()
         try:
             await run_async(self._flows.step(step), self._ports)
         except Exception as error:
             details = {"step": type(step).__name__, "error": safe_error(error)}
             tell(self.observer, Fact("step_failed", details=details, is_warning=True))
+        self._measured_worker.ran(step, time.perf_counter() - began)
 
     async def __aenter__(self) -> Self:
         return self

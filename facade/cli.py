@@ -23,7 +23,11 @@ from rich.console import Console
 
 from . import diagrams
 from .assembly import DEFAULT_STORE, Settings
+from .cli_bench import bench
+from .cli_doctor import doctor
 from .cli_history import check_history
+from .cli_signals import until_told_to_stop
+from .cli_sweep import sweep
 from .cli_views import advice, as_json, explanation_lines, receipt_lines, status_lines
 from .demo import Demo, DemoOptions
 from .demo_view import report, watcher
@@ -86,7 +90,10 @@ def cli(verbose: bool) -> None:
     logging.getLogger("phr_refresh").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
+cli.add_command(bench)
 cli.add_command(check_history)
+cli.add_command(sweep)
+cli.add_command(doctor)
 
 
 def _connected(store: str, worker: InlineWorker) -> PhrRefresh:
@@ -191,25 +198,6 @@ def explain(user: str, store: str, as_json_: bool) -> None:
 
 
 @cli.command()
-@_store_option
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="At most so many patients.")
-@_json_option
-def sweep(store: str, limit: int, as_json_: bool) -> None:
-    """Apply what is due for patients whom nobody asks about.
-
-    Example: phr-refresh sweep --limit 500
-    """
-    with _unconnected(store) as phr:
-        _show(
-            phr.sweep(limit),
-            lambda done: [
-                f"{done.due} due, {done.moved} moved, {done.conflicts} moved by others, {done.unreadable} unreadable"
-            ],
-            json_wanted=as_json_,
-        )
-
-
-@cli.command()
 @click.option("--write", "write_to", type=click.Path(path_type=Path, file_okay=False), help="Write all documents here.")
 @click.option(
     "--check", "check_in", type=click.Path(path_type=Path, file_okay=False), help="Fail if they have drifted."
@@ -245,7 +233,7 @@ def diagram(write_to: Path | None, check_in: Path | None, table: bool) -> int:
 )
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.1, 1000), help="Times as fast.")
 def simulator(port: int, dialect: Any, speed: float) -> int:
-    """Run an HTTP server that behaves as the upstream does, until interrupted.
+    """Run an HTTP server that behaves as the upstream does, until told to stop.
 
     Example: phr-refresh simulator --port 8900
     """
@@ -261,13 +249,10 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
     click.echo(f"  export PHR_REFRESH_FHIR_URL={server.url}/fhir\n  export PHR_REFRESH_APP_TOKEN={server.app_token}")
     click.echo(f"  export PHR_REFRESH_AUTHORIZATION_KEY={server.authorization_key}")
     click.echo(f"  export PHR_REFRESH_DIALECT={dialect}\nCalls are counted at {server.url}/calls. Stop with Ctrl-C.")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        server.stop()
+    with until_told_to_stop() as stop:
+        stop.wait()
+    server.stop()
+    return 0
 
 
 @cli.command()

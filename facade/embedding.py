@@ -2,13 +2,15 @@
 
 =================  ====================================================================================================
 `patient_of`       a callable, or its dotted path: what the host knows of its user -> `Patient`, or None for no patient
-`store`            a store URL; by default `PHR_REFRESH_STORE`, or a SQLite file
+`store`            a store URL, or a callable that opens a store; by default `PHR_REFRESH_STORE`, or a SQLite file
 `upstream`         an `Upstream`, or the fields of `MhvSettings`; by default the environment's (`MhvSettings.from_env`)
 `policy`           a `Policy`, or its fields; durations as `timedelta` or in seconds
 `seal_keys`        Fernet keys, newest first, comma-separated; by default `PHR_REFRESH_SEAL_KEYS`
 `pseudonym_key`    any text; by default `PHR_REFRESH_PSEUDONYM_KEY`
+`metrics`          ``"prometheus"``, ``"opentelemetry"``, or both, comma-separated; by default `PHR_REFRESH_METRICS`
 `longest_wait`     the cap of `Prefer: wait=N`, as `timedelta` or in seconds
 `places`           how many requests wait at once, in one process
+`worker`           "threads", or who else runs the refreshes: a Celery app, its dotted path, or "celery" (see `celery`)
 =================  ====================================================================================================
 """
 
@@ -17,29 +19,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phr_refresh.adapters.ports import Upstream
+from phr_refresh.adapters.ports import Upstream, Worker
 from phr_refresh.adapters.session_creation.secret_values import read_secret
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.status_polling.http import Contract
 from phr_refresh.adapters.stores import open_async_store, open_store
-from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.upstream import MhvUpstream, guarded
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
-from phr_refresh.statemachine.policy import Policy
+from phr_refresh.statemachine.policy import PLAIN_NUMBERS, Policy
 
 from .assembly import Settings
 from .asynchronous import AsyncPhrRefresh
 from .synchronous import PhrRefresh
 
+if TYPE_CHECKING:
+    from phr_refresh.adapters.workers.celery import CeleryWorker
+
 PatientOf = Callable[[Any], Patient | None]
 
-_KEYS = ("patient_of", "store", "upstream", "policy", "seal_keys", "pseudonym_key", "longest_wait", "places")
+_KEYS = (
+    *("patient_of", "store", "upstream", "policy", "seal_keys", "pseudonym_key", "metrics"),
+    *("longest_wait", "places", "worker"),
+)
 _FROM_ENV = {
     "store": "PHR_REFRESH_STORE",
     "seal_keys": "PHR_REFRESH_SEAL_KEYS",
     "pseudonym_key": "PHR_REFRESH_PSEUDONYM_KEY",
+    "metrics": "PHR_REFRESH_METRICS",
 }
 
 #: May be the value itself, ``file:...`` or ``ssm:...``.
@@ -56,6 +65,8 @@ class Embedding:
     settings: Settings
     contract: Contract
     places: int | None
+    worker: object = None
+    opens_store: Callable[[], Any] | None = None
 
     @classmethod
     def of(cls, block: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Embedding":
@@ -63,7 +74,10 @@ class Embedding:
         for key in block:
             if key not in _KEYS:
                 raise ConfigurationError(f"PHR_REFRESH[{key!r}]", "it is unknown", f"use {', '.join(_KEYS)}")
-        given = dict(environ) | {_FROM_ENV[key]: str(block[key]) for key in _FROM_ENV if block.get(key)}
+        opens_store = block.get("store")
+        opens_store = opens_store if callable(opens_store) else None
+        texts = [key for key in _FROM_ENV if block.get(key) and block[key] is not opens_store]
+        given = dict(environ) | {_FROM_ENV[key]: str(block[key]) for key in texts}
         places = block.get("places")
         if places is not None and (type(places) is not int or places < 0):
             raise _wrong("places", "it is no whole number", "give 0 or more")
@@ -78,13 +92,16 @@ class Embedding:
             settings=Settings.from_env(given),
             contract=Contract(kinds=kinds) if longest is None else Contract(longest_wait=longest, kinds=kinds),
             places=places,
+            worker=block.get("worker"),
+            opens_store=opens_store,
         )
 
-    def open(self) -> PhrRefresh:
-        """A `PhrRefresh` by these settings, for a process with threads."""
+    def open(self, worker: Worker | None = None) -> PhrRefresh:
+        """A `PhrRefresh` by these settings, for a process with threads. `worker`: in place of the one they name."""
         return PhrRefresh(
-            store=open_store(self.settings.store_url),
-            upstream=self.upstream,
+            store=self.opens_store() if self.opens_store else open_store(self.settings.store_url),
+            upstream=guarded(self.upstream, self.settings.observer),
+            worker=worker or self._celery_worker(),
             policy=self.policy,
             seal=self.settings.seal,
             observer=self.settings.observer,
@@ -92,31 +109,44 @@ class Embedding:
 
     def open_async(self) -> AsyncPhrRefresh:
         """The same for an event loop."""
+        worker = self._celery_worker()
         return AsyncPhrRefresh(
-            store=open_async_store(self.settings.store_url),
-            upstream=self.upstream,
+            store=self.opens_store() if self.opens_store else open_async_store(self.settings.store_url),
+            upstream=guarded(self.upstream, self.settings.observer),
+            worker=None if worker is None else worker.for_event_loop(),
             policy=self.policy,
             seal=self.settings.seal,
             observer=self.settings.observer,
         )
+
+    def _celery_worker(self) -> "CeleryWorker | None":
+        if self.worker in (None, "threads"):
+            return None
+        from .celery import worker_of
+
+        return worker_of(self.worker, self.settings.observer)
 
 
 def _wrong(key: str, problem: str, remedy: str) -> ConfigurationError:
     return ConfigurationError(f"PHR_REFRESH[{key!r}]", problem, remedy)
 
 
-def read_patient_of(value: object) -> PatientOf:
-    """The setting `patient_of` as a callable. Raises `ConfigurationError`, and what importing it raises."""
-    if isinstance(value, str) and value.rpartition(".")[0]:
-        module, _, name = value.rpartition(".")
-        try:
-            value = vars(import_module(module)).get(name)
-        except ImportError as error:
-            raise _wrong("patient_of", f"it cannot be imported ({error.name})", "check the dotted path") from error
+def read_patient_of(value: object, *, key: str = "patient_of") -> PatientOf:
+    """The setting `key` as a callable. Raises `ConfigurationError`, and what importing it raises."""
+    value = imported(key, value) if isinstance(value, str) else value
     if not callable(value):
-        remedy = 'give a callable, or its dotted path such as "portal.patients.patient_of"'
-        raise _wrong("patient_of", "it is missing, or nothing that can be called", remedy)
+        remedy = f'give a callable, or its dotted path such as "portal.patients.{key}"'
+        raise _wrong(key, "it is missing, or nothing that can be called", remedy)
     return value
+
+
+def imported(key: str, path: str) -> object:
+    """What the dotted path that the setting `key` gives stands for; None if its module has no such name."""
+    module, _, name = path.rpartition(".")
+    try:
+        return vars(import_module(module)).get(name) if module else None
+    except ImportError as error:
+        raise _wrong(key, f"it cannot be imported ({error.name})", "check the dotted path") from error
 
 
 def _upstream(value: object, environ: Mapping[str, str]) -> Upstream:
@@ -141,7 +171,7 @@ def read_policy(value: object) -> Policy:
     if not isinstance(value, Mapping):
         raise _wrong("policy", "it is no Policy and no mapping", "give the fields of Policy that differ")
     known = _known("policy", value, Policy)
-    plain = ("poll_growth", "retry_limit")
+    plain = PLAIN_NUMBERS
     values: dict[str, Any] = {
         name: item if name in plain else _duration(f"policy.{name}", item) for name, item in known.items()
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Self, TypeVar
 
 from phr_refresh.adapters.driver import Ports, run, tell
 from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
 from phr_refresh.adapters.ports import Observer, RecordsAnswer, Seal, Store, Upstream, Worker
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
@@ -18,10 +20,10 @@ from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
 from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import SessionToken, Step
-from phr_refresh.statemachine.errors import ConfigurationError
+from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
-from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
@@ -55,13 +57,14 @@ class PhrRefresh:
         self._policy = policy or Policy()
         self._flows = flows_under(self._policy, upstream)
         self._store = store
-        self._upstream = upstream
         self._worker = worker or ThreadWorker()
         self.observer = observer or LogObserver()
+        self._upstream = MeasuredUpstream(upstream, self.observer)
+        self._measured_worker = MeasuredWorker(self._worker, self.observer)
         self._ports = Ports(
             store=store,
-            upstream=upstream,
-            worker=self._worker,
+            upstream=self._upstream,
+            worker=self._measured_worker,
             seal=seal or PlainSeal(),
             observer=self.observer,
             policy=self._policy,
@@ -77,13 +80,13 @@ class PhrRefresh:
     ) -> PhrRefresh:
         """From the environment: see `assembly.Settings` and `MhvSettings.from_env`. Raises `ConfigurationError`."""
         from phr_refresh.adapters.settings import MhvSettings
-        from phr_refresh.adapters.upstream import MhvUpstream
+        from phr_refresh.adapters.upstream import MhvUpstream, guarded
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_store(settings.store_url),
-            upstream=MhvUpstream(mhv),
+            upstream=guarded(MhvUpstream(mhv), settings.observer),
             worker=worker,
             policy=policy,
             seal=settings.seal,
@@ -92,6 +95,10 @@ class PhrRefresh:
 
     def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, returns within `Policy.login_budget` (rule R5). The work is the worker's."""
+        began = time.perf_counter()
+        return login_answered(self.observer, self._login(patient), time.perf_counter() - began)
+
+    def _login(self, patient: Patient) -> Receipt:
         if self._closed:
             return self._deferred("closed")
         observer = Silenceable(self.observer)
@@ -121,6 +128,15 @@ class PhrRefresh:
         everybody else gets what the store knows, in one round trip.
         """
         return self._run(self._flows.status(*key_and_patient(who)))
+
+    def statuses(self, users: Iterable[str]) -> dict[str, Status | RecordUnreadable]:
+        """`status` of many user ids, by user id, a few hundred in one round trip. Asks the upstream nothing.
+
+        A record that cannot be read is its error, in place of a status: it hides no other.
+        """
+        keys = {user: key_of(user) for user in users}
+        found = self._run(self._flows.statuses(list(keys.values())))
+        return {user: found[key] for user, key in keys.items()}
 
     def session(self, patient: Patient) -> SessionToken:
         """The token for FHIR calls, created if needed. Raises `NotEligible` or `SessionUnavailable`; never None."""
@@ -163,11 +179,13 @@ class PhrRefresh:
         return run(flow, self._ports)
 
     def _run_step(self, step: Step) -> None:
+        began = time.perf_counter()
         try:
             run(self._flows.step(step), self._ports)
         except Exception as error:
             details = {"step": type(step).__name__, "error": safe_error(error)}
             tell(self.observer, Fact("step_failed", details=details, is_warning=True))
+        self._measured_worker.ran(step, time.perf_counter() - began)
 
     def __enter__(self) -> Self:
         return self

@@ -91,7 +91,8 @@ def test_sweep_moves_what_is_due(manage: Manage, store_url: str) -> None:
     with freeze_time(datetime.now(UTC) - timedelta(minutes=10)):
         refreshed(store_url)
     code, printed, _ = manage("phr_sweep", "--json", "--limit", "10")
-    assert (0, {"due": 1, "moved": 1, "conflicts": 0, "unreadable": 0}) == (code, json.loads(printed))
+    expected = {"due": 1, "moved": 1, "conflicts": 0, "unreadable": 0, "moves": {"refreshing -> stale": 1}}
+    assert (0, expected) == (code, json.loads(printed))
     assert (0, "0 due, 0 moved, 0 moved by others, 0 unreadable\n", "") == manage("phr_sweep")
 
 

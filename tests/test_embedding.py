@@ -8,6 +8,7 @@ import pytest
 from phr_refresh import ConfigurationError, Patient, Policy
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Simulator
+from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.embedding import Embedding
 from support.fakes import ScriptedUpstream
 from support.samples import ADA
@@ -67,6 +68,21 @@ def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
     upstream = Embedding.of(block(upstream=given)).upstream
     settings = MhvSettings(base_url="https://mhv.example", authorization_key="key", app_token=SECRET)
     assert repr(settings) in repr(upstream)
+
+
+def test_a_host_may_open_the_store() -> None:
+    """A callable in place of a URL: what it gives is used, and each opening calls it anew."""
+    opened: list[MemoryStore] = []
+
+    def open_one() -> MemoryStore:
+        opened.append(MemoryStore())
+        return opened[-1]
+
+    embedding = Embedding.of(block(store=open_one))
+    assert [] == opened
+    with closing(embedding.open()) as phr, closing(embedding.open()):
+        phr.refresh(ADA)
+        assert [True, False] == [store.load(ADA.key).value is not None for store in opened]
 
 
 WRONG = {

@@ -171,7 +171,7 @@ def test_a_session_being_created_is_under_way() -> None:
 
         visit.upstream.open_session = look
         visit.begin()
-    assert [(202, 1, "opening a session")] == [
+    assert [(202, 1, "not begun")] == [
         (answered.status, answered.retry_after, answered.headers["X-Progress"]) for answered in seen
     ]
 

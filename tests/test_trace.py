@@ -12,11 +12,17 @@ from phr_refresh import PhrRefresh, PhrRefreshError, StoreUnavailable
 from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.statemachine.draft import Draft
 from phr_refresh.statemachine.effects import (
     AnswerLost,
+    CommitAll,
+    Committed,
+    Conflict,
     CouldNotAsk,
     ListDue,
     Load,
+    LoadAll,
+    OpenSession,
     Pause,
     Phase,
     Rejected,
@@ -25,10 +31,12 @@ from phr_refresh.statemachine.effects import (
     Tell,
 )
 from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.rehearsal import Rehearsal
 from phr_refresh.statemachine.trace import Recorder, sequence_diagram
 from support.fakes import ScriptedUpstream, Silent
 from support.samples import ADA, BOB, NOON, RUNNING, UNHURRIED
+from support.stepping import World
 
 
 def drawn(
@@ -186,4 +194,42 @@ def test_a_rehearsal_performs_every_effect() -> None:
     rehearsal = Rehearsal(now=NOON)
     assert (None, NOON + 1500) == (rehearsal.perform(Pause(1.5)), rehearsal.now)
     assert ((), ()) == (rehearsal.perform(ListDue(10)), rehearsal.perform(Tell(Fact("told"))))
+    assert [None, None] == [loaded.record for loaded in rehearsal.perform(LoadAll((ADA.key, ADA.key)))]
+    commit = Draft(ADA.key, rehearsal.perform(Load(ADA.key)), Policy()).commit()
+    assert [Committed, Conflict] == [type(answer) for answer in rehearsal.perform(CommitAll((commit, commit)))]
+    rehearsal = Rehearsal(now=NOON)
     assert None is rehearsal.perform(Load(ADA.key)).record
+
+
+def test_flows_of_many_patients_can_be_traced() -> None:
+    """A sweep and a list of statuses: how many records, and of which patients nobody learns."""
+    world = World()
+    world.logged_in()
+    world.rows[ADA.key].due_at = world.now = world.record().deadline_at
+    recorder = Recorder()
+    world.run(recorder.tap(world.flows.sweep(10)))
+    world.run(recorder.tap(world.flows.statuses([ADA.key])))
+    drawn = sequence_diagram(recorder.happenings)
+    for line in ("Worker->>Store: load 1 records", "Worker->>Store: commit 1 records"):
+        assert line in drawn
+    assert ADA.key not in drawn
+
+
+def test_what_raised_is_drawn_as_no_answer() -> None:
+    """A store that is down and an adapter that raises leave their arrows."""
+    recorder = Recorder()
+    flow = recorder.tap(World().flows.refresh(ADA))
+    loads = next(flow)
+    with pytest.raises(StoreUnavailable):
+        flow.throw(StoreUnavailable("stepped", "no answer"))
+    assert isinstance(loads, Load)
+    world = World()
+    flow = recorder.tap(world.flows.refresh(ADA))
+    effect = next(flow)
+    while not isinstance(effect, OpenSession):
+        effect = flow.send(world.perform(effect))
+    with pytest.raises(ZeroDivisionError):
+        flow.throw(ZeroDivisionError())
+    drawn = sequence_diagram(recorder.happenings)
+    assert "Store-->>Worker: unavailable" in drawn
+    assert "MHV-->>Worker: nothing" in drawn

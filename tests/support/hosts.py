@@ -108,8 +108,9 @@ class RunningHost:
         return found[0]
 
     def journal(self, user: str) -> list[str]:
-        """Whether `user` was logged in at each call of `patient_of` for them: "True" or "False"."""
+        """Whether `user` was logged in at each call of `patient_of` for them: "True" or "False". Waits for one."""
         with self._news:
+            self._news.wait_for(lambda: self._printed(f"journal {user} ") or self._has_ended, PATIENCE_SECONDS)
             return self._printed(f"journal {user} ")
 
     def _printed(self, prefix: str) -> list[str]:

@@ -63,7 +63,7 @@ def etag_of(status: Status) -> str:
 def progress_of(status: Status) -> str:
     """A sentence for X-Progress, as FHIR's asynchronous requests have it; at most 100 characters."""
     if status.state is not State.REFRESHING:
-        return "opening a session"
+        return "not begun"
     ended = sum(item.state is not ExtractState.IN_PROGRESS for item in status.extracts)
     return f"{ended} of {len(status.extracts)} extracts ended" if status.extracts else "refresh requested"
 

@@ -1,4 +1,4 @@
-"""`phr_explain` and `phr_sweep`. Exit codes: 0 done, 1 it failed, 2 usage or settings."""
+"""`phr_doctor`, `phr_explain` and `phr_sweep`. Exit codes: 0 done, 1 it failed, 2 usage or settings."""
 
 import json
 from collections.abc import Callable
