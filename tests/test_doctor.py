@@ -17,13 +17,14 @@ from phr_refresh.adapters.doctor.acl import _commands, _others
 from phr_refresh.adapters.doctor.file import check_place
 from phr_refresh.adapters.doctor.findings import Finding, Level
 from phr_refresh.adapters.doctor.server import Looked, _clocks, _eviction, _persistence, _version
-from phr_refresh.adapters.doctor.store import Heard, check_clock, check_latency
+from phr_refresh.adapters.doctor.store import _REMEDIES, Heard, check_clock, check_latency
 from phr_refresh.adapters.doctor.upstream import check_upstream
 from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores.inspection import Server
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.stores.redis_acl import COMMANDS, acl_rule
+from phr_refresh.adapters.stores.redis_errors import _REASONS_BY_CLASS, _REASONS_BY_WORD
 from phr_refresh.doctor import Doctor
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.edges_upstream_cases import Certificates
@@ -657,3 +658,9 @@ def test_a_hosts_settings_block_is_examined(simulator: Simulator, tmp_path: Path
     assert (Level.OK, Level.OK, Level.ERROR) == tuple(
         found[check].level for check in ("store.file", "upstream", "policy")
     )
+
+
+def test_each_reason_of_a_redis_that_fails_has_a_remedy() -> None:
+    """Nobody is told what is wrong without being told what to do; a value of another type is no outage."""
+    reasons = {reason for _, reason in _REASONS_BY_CLASS} | set(_REASONS_BY_WORD.values())
+    assert set() == reasons - {"wrong_type"} - _REMEDIES.keys()
