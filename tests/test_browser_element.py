@@ -1,5 +1,6 @@
 """`<phr-refresh-status>` in a real browser: what it says, to whom, and that it keeps its place."""
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -89,7 +90,10 @@ def open_page(browser: Any, plain_page: Any, server: ScriptedServer) -> Iterator
         page.on("pageerror", note)
         server.page = HEAD + element + BELOW
         page.goto(f"{server.url}/")
-        page.wait_for_function(CHECKED)
+        ends_at = time.monotonic() + PATIENCE_MS / 1000
+        # Not `wait_for_function`: inside a page a policy may forbid what that evaluates again and again.
+        while not page.evaluate(CHECKED):
+            assert time.monotonic() < ends_at, "the element shows nothing"
         return page
 
     yield open_page
