@@ -312,7 +312,7 @@ def fleets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
     shared.stop()
 
 
-@pytest.fixture(params=[*STORES, *FLEETS])
+@pytest.fixture(params=[*STORES, *(pytest.param(fleet, marks=pytest.mark.once) for fleet in FLEETS)])
 def any_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """Each kind of store in turn, empty; each arrangement of servers too, as the user who may do the least."""
     if request.param == "fakeredis":

@@ -21,6 +21,8 @@ from support.edges_upstream import Fronts
 from support.edges_world import ADA, BOB, CARL, DORA, Heard, World, hearing
 from support.samples import UNHURRIED
 
+pytestmark = pytest.mark.once
+
 PACE = {"poll_interval": timedelta(seconds=5), "session_wait_interval": timedelta(milliseconds=10)}
 POLL = 6.0
 # What a busy machine may add to the login budget of 50 ms; and the same for a login that has all the time it wants.

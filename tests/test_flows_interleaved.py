@@ -11,6 +11,8 @@ from phr_refresh.statemachine.record import State
 from support.samples import ADA, MARGIN, MINUTE, NOON, SECOND, WINDOW
 from support.stepping import Moves, Scene, Stepper, World, explore
 
+pytestmark = pytest.mark.once
+
 IMPATIENT = Policy(session_wait=timedelta(milliseconds=100))
 
 

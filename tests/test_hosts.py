@@ -17,6 +17,8 @@ from support.host_starlette import HOST as STARLETTE
 from support.hosts import Browser, HostUnderTest, RunningHost
 from support.portal import LOGIN_BUDGET_SECONDS, correlation_id_of, icn_of
 
+pytestmark = pytest.mark.once
+
 HOSTS = {host.name: host for host in (DJANGO, FLASK, STARLETTE, OWN)}
 #: A login whose store does not answer takes its budget. What a busy machine may add to that.
 GENEROUS_SECONDS = 20

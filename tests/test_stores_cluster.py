@@ -21,6 +21,8 @@ from redis.crc import key_slot
 from support.redis_servers import LOGIN, PASSWORD, Cluster, Node, wait_until
 from support.store_load import next_number, some_keys, under_load
 
+pytestmark = pytest.mark.once
+
 KEYS = RedisKeys()
 KEY = key_of("ada")
 

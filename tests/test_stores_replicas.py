@@ -18,6 +18,8 @@ from support.redis_servers import LOGIN, Cluster, Node, Watched, wait_until
 from support.samples import ADA, UNHURRIED
 from support.store_load import next_number, some_keys
 
+pytestmark = pytest.mark.once
+
 KEY = key_of("ada")
 #: Long enough for a replica of a busy machine; what is not replicated at all is told of by a shorter one.
 LONG, SHORT = 4_000, 100
