@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from celery import Celery
 from phr_refresh.adapters.driver import tell
+from phr_refresh.adapters.per_process import PerProcess
 from phr_refresh.adapters.redaction import error_types
 from phr_refresh.adapters.workers.celery import FOLLOW, REFRESH, WATCH, CeleryWorker, Message, step_of
 from phr_refresh.statemachine.errors import InvalidPatient, StoreError
@@ -38,25 +37,11 @@ class WorkerProcess:
     def __init__(self, app: Celery, settings: Callable[[], tuple[Embedding, Directory]]) -> None:
         self._app = app
         self._settings = settings
-        self._opened: _Opened | None = None
-        self._inherited: list[_Opened] = []
-        self._opening = threading.Lock()
-        # This keeps the object for ever, as the app's tasks do.
-        os.register_at_fork(after_in_child=self._leave_parent)
-
-    def _leave_parent(self) -> None:
-        # What the parent had opened is the parent's: kept, so that nothing closes it, and not used.
-        if self._opened is not None:
-            self._inherited.append(self._opened)
-        self._opened, self._opening = None, threading.Lock()
+        self._opened = PerProcess(self._open)
 
     def opened(self) -> _Opened:
         """What is open, and opened now if nothing is. Raises `ConfigurationError`, `MissingExtra`."""
-        found = self._opened
-        if found is None:
-            with self._opening:
-                found = self._opened = self._opened or self._open()
-        return found
+        return self._opened.get()
 
     def _open(self) -> _Opened:
         embedding, directory = self._settings()
@@ -65,8 +50,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Close what is open."""
-        with self._opening:
-            found, self._opened = self._opened, None
+        found = self._opened.take()
         if found is not None:
             found.refresher.close()
 

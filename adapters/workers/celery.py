@@ -6,9 +6,6 @@ host's directory whose it is.
 """
 
 import asyncio
-import os
-import threading
-import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeGuard
@@ -22,6 +19,7 @@ from ...statemachine.facts import Fact
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..logs import LogObserver
+from ..per_process import PerProcess
 from ..ports import Observer, Runner
 from ..redaction import error_types
 
@@ -103,23 +101,13 @@ class CeleryWorker:
         self._is_down = False
         self._closed = False
         self._runner: Runner | None = None
-        self._inherited: list[Any] = []
-        self._pool: Any = None
-        self._opening = threading.Lock()
-        leave_parent = weakref.WeakMethod(self._leave_parent)
-        os.register_at_fork(after_in_child=lambda: (leave := leave_parent()) and leave())
-
-    def _leave_parent(self) -> None:
-        # Kept, so that nothing closes the parent's connections, and not used.
-        if self._pool is not None:
-            self._inherited.append(self._pool)
-        self._pool, self._opening = None, threading.Lock()
+        self._pool: PerProcess[Any] = PerProcess(self._new_pool)
 
     def start(self, run: Runner) -> None:
         """See `Worker.start`. In a login process nothing is run. Connects to nothing."""
         self._runner = run
         # What the first login would otherwise wait for: modules that are imported, queues and routes that are made.
-        self._producers()
+        self._pool.get()
         self._app.amqp.send_task_message, self._app.amqp.router  # noqa: B018
 
     def run(self, step: Step) -> None:
@@ -138,7 +126,7 @@ class CeleryWorker:
         if self._closed or (delay > 0 and self._app.conf.task_always_eager):
             return False
         try:
-            with self._producers().acquire(block=True, timeout=_SECONDS) as producer:
+            with self._pool.get().acquire(block=True, timeout=_SECONDS) as producer:
                 self._tasks[name].apply_async(
                     kwargs=message,
                     countdown=min(delay, self._longest_delay) or None,
@@ -160,13 +148,6 @@ class CeleryWorker:
             name = "broker_unavailable" if is_down else "broker_available"
             tell(self._observer, Fact(name, details=details, is_warning=is_down))
 
-    def _producers(self) -> Any:
-        found = self._pool
-        if found is None:
-            with self._opening:
-                found = self._pool = self._pool or self._new_pool()
-        return found
-
     def _new_pool(self) -> Any:
         plain = self._app.connection_for_write()
         # Not the app's own pool: those connections would wait for a broker that hangs for ever.
@@ -187,7 +168,7 @@ class CeleryWorker:
     def close(self) -> int:
         """Let go of the connections. Nothing waits here: what was handed over is the broker's."""
         self._closed = True
-        pool, self._pool = self._pool, None
+        pool = self._pool.take()
         if pool is not None:
             pool.connections.force_close_all()
             pool.force_close_all()

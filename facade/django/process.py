@@ -1,7 +1,6 @@
 """What a process has of the library: opened at the first use, after forks anew, closed when the process ends."""
 
 import atexit
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savepoints
 from phr_refresh.adapters.login_hooks.hooks import FindPatient, Hooks, told_of
 from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.per_process import PerProcess
 from phr_refresh.adapters.status_polling.http import Host
 from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
 from phr_refresh.embedding import Embedding, PatientOf, read_patient_of, read_policy
@@ -60,32 +60,18 @@ class Process:
     """The library in this process. Thread-safe."""
 
     def __init__(self) -> None:
-        self._opened: Opened | None = None
-        self._opening = threading.Lock()
-        self._inherited: list[Opened] = []
+        self._opened = PerProcess(Opened.now)
         self._gate = LoginGate(threads=2)
-        # Both keep this object for ever: there is one per process.
-        os.register_at_fork(after_in_child=self._leave_parent)
+        # It keeps this object for ever: there is one per process.
         atexit.register(self.close)
-
-    def _leave_parent(self) -> None:
-        # What the parent had opened is the parent's: kept, so that nothing closes it, and not used.
-        if self._opened is not None:
-            self._inherited.append(self._opened)
-        self._opened, self._opening = None, threading.Lock()
 
     def opened(self) -> Opened:
         """What is open, and opened now if nothing is. Raises `ConfigurationError`, `MissingExtra`."""
-        found = self._opened
-        if found is None:
-            with self._opening:
-                found = self._opened = self._opened or Opened.now()
-        return found
+        return self._opened.get()
 
     def close(self) -> None:
         """Close what is open. The next use opens it anew."""
-        with self._opening:
-            found, self._opened = self._opened, None
+        found = self._opened.take()
         if found is not None:
             found.close()
 
@@ -101,7 +87,7 @@ class Process:
 
     def _hook(self, verb: Verb, user: Any) -> None:
         try:
-            opened = self._opened
+            opened = self._opened.made
             if opened is None:
                 self._first(verb, user)
             else:
