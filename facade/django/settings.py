@@ -11,6 +11,7 @@ NAME = "PHR_REFRESH"
 
 def settings_block() -> Mapping[str, Any]:
     """The setting PHR_REFRESH. Raises `ConfigurationError` where there is none."""
+    # By name: the settings of Django are a bag of names, of which this one may be missing.
     block: object = getattr(settings, NAME, None)
     if not isinstance(block, Mapping):
         problem = "it is not set" if block is None else "it is no mapping"

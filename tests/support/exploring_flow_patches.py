@@ -1,6 +1,6 @@
 """Patches that seed a fault into a flow: what it yields, what it hears, or when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -51,38 +51,39 @@ def sends_first(original: Any) -> Any:
     return flow
 
 
-def sends_again(original: Any) -> Any:
-    """A kick-off whose answer was lost is sent once more."""
+def _amended(original: Any, amend: Callable[[Any, Any], Generator[Any, Any, Any]]) -> Any:
+    """`original`, whose effects are answered by what `amend` makes of each effect and its answer."""
 
     def flow(self: Flows, *args: Any) -> Any:
         inner = original(self, *args)
         try:
             effect = next(inner)
             while True:
-                answer = yield effect
-                effect = inner.send((yield effect) if isinstance(answer, AnswerLost) else answer)
+                effect = inner.send((yield from amend(effect, (yield effect))))
         except StopIteration as stop:
             return stop.value
 
     return flow
+
+
+def sends_again(original: Any) -> Any:
+    """A kick-off whose answer was lost is sent once more."""
+
+    def amend(effect: Any, answer: Any) -> Generator[Any, Any, Any]:
+        return (yield effect) if isinstance(answer, AnswerLost) else answer
+
+    return _amended(original, amend)
 
 
 def deferred_is_sent(original: Any) -> Any:
     """A kick-off that the guard turned away is sent all the same, and recorded as deferred."""
 
-    def flow(self: Flows, *args: Any) -> Any:
-        inner = original(self, *args)
-        try:
-            effect = next(inner)
-            while True:
-                answer = yield effect
-                if isinstance(effect, StartRefresh) and isinstance(answer, NeverSent):
-                    yield effect
-                effect = inner.send(answer)
-        except StopIteration as stop:
-            return stop.value
+    def amend(effect: Any, answer: Any) -> Generator[Any, Any, Any]:
+        if isinstance(effect, StartRefresh) and isinstance(answer, NeverSent):
+            yield effect
+        return answer
 
-    return flow
+    return _amended(original, amend)
 
 
 def any_claim_is_replicated(original: Any) -> Any:

@@ -4,9 +4,10 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from phr_refresh.adapters.ports import Change, Row, Store, Written
 from phr_refresh.statemachine.errors import StoreUnavailable
@@ -48,15 +49,13 @@ def next_number(key: UserKey, row: Row, **fields: object) -> Change:
     )
 
 
-class Load:
-    """`threads` threads on one store, each on all of `keys`, until `stop`. `tally` is theirs together."""
+class Crowd:
+    """Threads that go on until `stop`. Each ends soon after the event `_ends`."""
 
-    def __init__(self, store: Store, keys: Sequence[UserKey], *, threads: int, pause: float = 0.0) -> None:
-        self.tally = Tally()
-        self._store, self._keys, self._pause = store, keys, pause
+    def __init__(self, runs: Sequence[Callable[[], None]]) -> None:
         self._lock = threading.Lock()
         self._ends = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
+        self._threads = [threading.Thread(target=run) for run in runs]
 
     def start(self) -> None:
         """Begin."""
@@ -64,17 +63,30 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """End, after the calls that are under way."""
+        """End, after what is under way."""
         self._ends.set()
         for thread in self._threads:
             thread.join()
 
+    def _wait_for(self, more: int, count: Callable[[], int], *, seconds: float) -> None:
+        """Come back when `count` has grown by so many."""
+        goal, ends_at = count() + more, time.monotonic() + seconds
+        while count() < goal:
+            assert time.monotonic() < ends_at, f"stuck: {count()} of {goal}"
+            time.sleep(0.002)
+
+
+class Load(Crowd):
+    """`threads` threads on one store, each on all of `keys`, until `stop`. `tally` is theirs together."""
+
+    def __init__(self, store: Store, keys: Sequence[UserKey], *, threads: int, pause: float = 0.0) -> None:
+        super().__init__([partial(self._run, number) for number in range(threads)])
+        self.tally = Tally()
+        self._store, self._keys, self._pause = store, keys, pause
+
     def wait_for(self, more: int) -> None:
         """Come back when so many more writes were answered."""
-        goal, ends_at = self.tally.calls + more, time.monotonic() + PATIENCE_SECONDS
-        while self.tally.calls < goal:
-            assert time.monotonic() < ends_at, f"stuck: {self.tally}"
-            time.sleep(0.002)
+        self._wait_for(more, lambda: self.tally.calls, seconds=PATIENCE_SECONDS)
 
     def _run(self, seed: int) -> None:
         chance = random.Random(seed)

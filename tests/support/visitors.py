@@ -1,12 +1,14 @@
 """Patients who log in, one after the other, on several threads, and what they and their pages were told."""
 
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from phr_refresh import Patient, PhrRefresh, State
 from phr_refresh.statemachine.errors import StoreUnavailable
+
+from .store_load import Crowd
 
 PATIENCE_SECONDS = 120.0
 #: A page that gives up; the refresh goes on without it.
@@ -44,35 +46,18 @@ def visitor(number: int) -> Patient:
     return Patient(f"visitor {number}", f"{1_000_000_000 + number}V{number % 1_000_000:06}", f"{number + 1}")
 
 
-class Visitors:
+class Visitors(Crowd):
     """Threads, each of which lets a new patient log in and watches the status to its end; one more probes the store."""
 
     def __init__(self, phr: PhrRefresh, *, threads: int) -> None:
+        super().__init__([*(partial(self._run, number) for number in range(threads)), self._probe])
         self.visits = Visits()
         self._phr = phr
         self._step = threads
-        self._lock = threading.Lock()
-        self._ends = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-        self._threads.append(threading.Thread(target=self._probe))
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End after the visits that are under way."""
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for(self, more: int) -> None:
         """Come back when so many more visits have ended well."""
-        goal, ends_at = self.visits.completed + more, time.monotonic() + PATIENCE_SECONDS
-        while self.visits.completed < goal:
-            assert time.monotonic() < ends_at, f"stuck: {self.visits}"
-            time.sleep(0.005)
+        self._wait_for(more, lambda: self.visits.completed, seconds=PATIENCE_SECONDS)
 
     def _run(self, number: int) -> None:
         while not self._ends.is_set():
