@@ -19,7 +19,7 @@ from functools import partial
 from math import ceil
 from typing import Any, TypeVar, assert_never
 
-from ..statemachine.codec import decode, encode
+from ..statemachine.codec import decode, encode, encode_packed
 from ..statemachine.draft import Flow
 from ..statemachine.effects import (
     AskStatus,
@@ -47,6 +47,7 @@ from ..statemachine.errors import RecordUnreadable, StoreError, StoreUnavailable
 from ..statemachine.facts import Fact
 from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant, Policy, milliseconds
+from ..statemachine.record import RefreshRecord
 from ..statemachine.trace import Tap
 from .observers import tell as tell
 from .ports import AsyncStore, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
@@ -60,7 +61,7 @@ class Ports:
     """What effects are performed on. `sleep` is awaited if it gives something to await; `tap` sees each flow first.
 
     `offload` runs a call to the upstream, elsewhere if its result is to be awaited. `wall_clock` is this host's, in
-    milliseconds: only a token's remaining life is told by it.
+    milliseconds: only a token's remaining life is told by it. `decode` may remember what it has decoded.
     """
 
     store: Store | AsyncStore
@@ -74,6 +75,7 @@ class Ports:
     monotonic: Callable[[], float] = lambda: time.monotonic()
     wall_clock: Callable[[], Instant] = lambda: round(datetime.now(UTC).timestamp() * 1000)
     tap: Tap | None = None
+    decode: Callable[[bytes], RefreshRecord] = decode
 
 
 _CONFLICTS = 200
@@ -179,7 +181,7 @@ class Performer:
 
     def _loaded(self, key: UserKey, row: Row) -> Loaded:
         self._hear(row.now)
-        record = None if row.value is None else decode(row.value)
+        record = None if row.value is None else self._ports.decode(row.value)
         token = None if row.token is None else self._unsealed(key, row.token)
         return Loaded(record, row.version, row.now, token)
 
@@ -200,7 +202,7 @@ class Performer:
         token, policy = effect.token, self._ports.policy
         return Change(
             key=effect.key,
-            value=encode(effect.record),
+            value=encode_packed(effect.record) if policy.packed_records else encode(effect.record),
             expected_version=effect.expected_version,
             decided_at=effect.decided_at,
             max_age=milliseconds(policy.decision_age),

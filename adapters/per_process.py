@@ -39,7 +39,9 @@ class PerProcess(Generic[T]):
         found = self._made
         if found is None:
             with self._making:
-                found = self._made = self._made or self._make()
+                found = self._made
+                if found is None:
+                    found = self._made = self._make()
         return found
 
     def take(self) -> T | None:

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
-import redis
 from phr_refresh.adapters.stores.keys import RedisKeys
-from phr_refresh.statemachine.codec import encode
+from phr_refresh.statemachine.codec import encode, encode_packed
 from phr_refresh.statemachine.patient import key_of
 from phr_refresh.statemachine.policy import Policy, milliseconds
+from redis import RedisCluster
 from redis.client import Pipeline
 
 from .place import JWT
 from .record import settled_record
+from .server import client_of
 
 _LOT = 1000
 
@@ -27,21 +29,31 @@ def name_of(number: int) -> str:
 
 def fill(url: str, count: int, write: Write, *, after: int = 0) -> float:
     """`write` for so many patients, the first of which has the number `after`; bytes of the server's for each."""
-    with closing(redis.Redis.from_url(url, protocol=2)) as client:
-        before = int(client.info("memory")["used_memory"])
+    with closing(client_of(url)) as client:
+        before = _used_memory(client)
         for start in range(after, after + count, _LOT):
             pipeline = client.pipeline(transaction=False)
             for number in range(start, min(start + _LOT, after + count)):
                 write(pipeline, number)
             pipeline.execute()
-        return (int(client.info("memory")["used_memory"]) - before) / count
+        return (_used_memory(client) - before) / count
 
 
-def settled(*, with_token: bool = False) -> Write:
+def _used_memory(client: Any) -> int:
+    """In bytes, of all nodes where it is a cluster."""
+    said = (
+        client.info("memory", target_nodes="all").values()
+        if isinstance(client, RedisCluster)
+        else [client.info("memory")]
+    )
+    return sum(int(info["used_memory"]) for info in said)
+
+
+def settled(*, with_token: bool = False, packed: bool = False) -> Write:
     """Writes a patient whose refresh completed just now: record, TTL and entry in the due index; the token if asked."""
     keys = RedisKeys()
     now = round(time.time() * 1000)
-    value = b"01234567" + encode(settled_record(now))
+    value = b"01234567" + (encode_packed if packed else encode)(settled_record(now))
     ends_at = now + milliseconds(Policy().refresh_window)
     keep_until = ends_at + milliseconds(Policy().retention)
 

@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import redis
-
 from .contestants.ours import Ours, patient_of
 from .place import Place, Upstream
 from .residents import fill, name_of, settled
-from .server import KINDS, serving, version_of
+from .server import CLUSTER, KINDS, client_of, serving, version_of
 
 _ROUNDS = 15
 _PER_ROUND = 100
@@ -36,7 +34,7 @@ def _ours(url: str) -> Iterator[Ours]:
 def cost(url: str, residents: int) -> tuple[float, float, float]:
     """Median microseconds of a bare `GET`, of a status read and of a logout, for patients drawn among `residents`."""
     dice = random.Random(_SEED)  # noqa: S311
-    with _ours(url) as ours, closing(redis.Redis.from_url(url, protocol=2)) as bare:
+    with _ours(url) as ours, closing(client_of(url)) as bare:
         calls: tuple[Callable[[str], object], ...] = (
             lambda user: bare.get(user),
             lambda user: ours.status(user),
@@ -121,7 +119,7 @@ def _resident_kilobytes() -> int:
 def main() -> None:
     """Print what was found as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", choices=KINDS, default=KINDS[0])
+    parser.add_argument("--server", choices=(*KINDS, CLUSTER), default=KINDS[0])
     parser.add_argument("--patients", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--distinct", type=int, default=200_000, help="patients through one process")

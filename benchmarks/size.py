@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgpack
 from phr_refresh.adapters.stores.keys import RedisKeys
-from phr_refresh.statemachine.codec import encode
+from phr_refresh.statemachine.codec import encode, encode_packed
 from phr_refresh.statemachine.patient import key_of
 from redis.client import Pipeline
 
@@ -57,22 +58,16 @@ def forms() -> Mapping[str, Write]:
         "the same, under a key of 23 characters": string(text, "r"),
         "a hash with a field each": hashed,
     }
-    packed = _msgpack(json.loads(encode(record)))
-    if packed is not None:
-        found[f"MessagePack, {8 + len(packed)} bytes"] = string(b"01234567" + packed)
+    named = msgpack.packb(json.loads(encode(record)))
+    found[f"MessagePack with the same names, {8 + len(named)} bytes"] = string(b"01234567" + named)
+    packed = b"01234567" + encode_packed(record)
+    found[f"packed, {len(packed)} bytes"] = string(packed)
+    found["whole, packed"] = settled(packed=True)
     squeezed = zlib.compress(encode(record), 9)
     found[f"JSON, deflated, {8 + len(squeezed)} bytes"] = string(b"01234567" + squeezed)
     one = encode(record._replace(extracts=()))
     found[f"JSON without extracts, {8 + len(one)} bytes"] = string(b"01234567" + one)
     return found
-
-
-def _msgpack(value: object) -> bytes | None:
-    try:
-        import msgpack
-    except ImportError:
-        return None
-    return bytes(msgpack.packb(value))
 
 
 def measure(kind: str, count: int = _COUNT) -> dict[str, float]:

@@ -29,7 +29,7 @@ from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.upstream import MhvUpstream, guarded
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
-from phr_refresh.statemachine.policy import PLAIN_NUMBERS, Policy
+from phr_refresh.statemachine.policy import NO_DURATIONS, Policy
 
 from .assembly import Settings
 from .asynchronous import AsyncPhrRefresh
@@ -171,9 +171,8 @@ def read_policy(value: object) -> Policy:
     if not isinstance(value, Mapping):
         raise _wrong("policy", "it is no Policy and no mapping", "give the fields of Policy that differ")
     known = _known("policy", value, Policy)
-    plain = PLAIN_NUMBERS
     values: dict[str, Any] = {
-        name: item if name in plain else _duration(f"policy.{name}", item) for name, item in known.items()
+        name: item if name in NO_DURATIONS else _duration(f"policy.{name}", item) for name, item in known.items()
     }
     return Policy(**values)
 

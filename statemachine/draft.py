@@ -68,15 +68,13 @@ class Draft:
         if self.steps:
             self.record = self.steps[-1].after
 
-    def take(self, event: Event) -> bool:
-        """Take `event`; whether it did anything. Raises `EventRefused`, which leaves the draft as it was."""
+    def take(self, event: Event) -> None:
+        """Take `event`. Raises `EventRefused`, which leaves the draft as it was."""
         taken = step(self.record, event)
-        if taken.kind is Kind.IGNORED:
-            return False
-        self.steps.append(taken)
-        self.record = taken.after
-        self.changed = True
-        return True
+        if taken.kind is not Kind.IGNORED:
+            self.steps.append(taken)
+            self.record = taken.after
+            self.changed = True
 
     def note(self, why: str, **fields: Any) -> None:
         """Set bookkeeping fields of the record that are no business of the machine's; `why` names the reason."""
@@ -155,6 +153,9 @@ def fact_of(key: UserKey, taken: Step) -> Fact:
         details["reason"] = event.code
     if after.claimed_at is not None and event.name in _ENDS:
         details["refresh_seconds"] = (event.at - after.claimed_at) / 1000
+    if after.claimed_at is not None and event.ended_at is not None:
+        # The rest is how late it was seen.
+        details["upstream_seconds"] = (event.ended_at - after.claimed_at) / 1000
     warns = event.name in _WARNINGS and event.code != UPSTREAM_OVERLOADED
     return Fact(event.name.value, key, before.state.value, after.state.value, details, warns)
 

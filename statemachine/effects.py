@@ -226,12 +226,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """`as_of`: the oldest success over the wanted extracts that are current, None while there is none."""
+    """`as_of`: the oldest success over the wanted extracts that are current, None while there is none.
+    `ended_at`: since when a completion could have been seen, by the store's clock; None where that is not known."""
 
     phase: Phase
     extracts: tuple[ExtractProgress, ...] = ()
     as_of: Instant | None = None
     at: Instant = 0
+    ended_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)

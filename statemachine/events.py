@@ -40,6 +40,8 @@ class Event:
     next_poll_at: Instant = 0
     extracts: tuple[ExtractProgress, ...] = ()
     as_of: Instant | None = None
+    #: Of a completion: since when it could have been seen, where that is known.
+    ended_at: Instant | None = None
     retry_at: Instant = 0
     #: Of a failure that can be tried again: how many there were in a row, this one included.
     failures: int = 0

@@ -1,7 +1,7 @@
 """How one extract of the record stands: the upstream loads a patient's data in parts that end separately."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from .policy import Instant
 
@@ -14,9 +14,11 @@ class ExtractState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractProgress:
-    """One wanted extract: its name at the upstream, how it stands, when it last succeeded (None: never, or unknown)."""
+class ExtractProgress(NamedTuple):
+    """One wanted extract: its name at the upstream, how it stands, when it last succeeded (None: never, or unknown).
+
+    A NamedTuple, as the record is: every read of a record makes as many as there are extracts.
+    """
 
     name: str
     state: ExtractState

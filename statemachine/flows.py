@@ -209,7 +209,8 @@ class Flows:
         record = Following(patient.key, patient, self.policy).record_in(standing)
         match answer:
             case Accepted() | AnswerLost():
-                if not (yield HandOver(Follow(patient, refresh_id), milliseconds(self.policy.poll_interval) / 1000)):
+                until_poll = max(record.next_poll_at - standing.now, milliseconds(self.policy.poll_interval))
+                if not (yield HandOver(Follow(patient, refresh_id), until_poll / 1000)):
                     yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
                 return receipt_of(ReceiptKind.STARTED, record)
             case NeverSent() if recorded is None:

@@ -70,7 +70,7 @@ class Following:
         # A poll that is due still was missed: not at once again, or a slow store would be hammered.
         wait = record.next_poll_at - loaded.now
         wait = wait if wait > 0 else milliseconds(self.policy.poll_interval)
-        return max(min(wait, record.deadline_at - loaded.now), 0) / 1000
+        return min(wait, record.deadline_at - loaded.now) / 1000
 
     def _is_time(self, record: RefreshRecord, loaded: Loaded) -> bool:
         return self.patient is not None and record.awaits_answer(loaded.now) and loaded.now >= record.next_poll_at
@@ -135,5 +135,6 @@ def _event_of(report: StatusReport, refresh_id: str) -> Event:
         refresh_id=refresh_id,
         extracts=report.extracts,
         as_of=report.as_of,
+        ended_at=report.ended_at,
         code="all_extracts_failed" if report.phase is Phase.FAILED else "",
     )

@@ -59,7 +59,7 @@ def _machine() -> Machine:
     machine = Machine(
         model=None,
         states=[state.value for state in State],
-        initial=State.NO_SESSION.value,
+        initial=None,
         auto_transitions=False,
         send_event=True,
         name="phr-refresh",

@@ -106,7 +106,9 @@ class Opening:
             self.stumbles += 1
             if self.stumbles > _STUMBLES:
                 raise
-        return Conflict((yield from load(self.patient.key)))
+        # With the token: that is never answered from a cache, whose clock is a little behind. A kick-off may come next,
+        # and its window counts from this clock.
+        return Conflict((yield from load(self.patient.key, with_token=True)))
 
     def _ended(self, draft: Draft, loaded: Loaded, *, wait: bool) -> Advance | None:
         record = draft.record
@@ -149,7 +151,7 @@ class Opening:
                     window_opens_at=draft.now
                     + milliseconds(self.policy.refresh_window)
                     + milliseconds(self.policy.unanswered_margin),
-                    next_poll_at=draft.now + milliseconds(self.policy.poll_interval),
+                    next_poll_at=draft.now + self.policy.poll_interval_after(0),
                 )
             )
 

@@ -1,7 +1,9 @@
 """Durations and rules, in one frozen value."""
 
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 from zlib import crc32
 
@@ -10,7 +12,10 @@ from .errors import ConfigurationError
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
 #: The fields of `Policy` that are no durations.
-PLAIN_NUMBERS: Final = ("poll_growth", "retry_jitter", "retry_limit", "claim_replicas")
+NO_DURATIONS: Final = (
+    *("poll_growth", "retry_jitter", "retry_limit", "claim_replicas"),
+    *("learn_polling", "poll_schedule_ms", "packed_records"),
+)
 _TOO_MUCH = 1_000_000
 _LONGEST = timedelta(days=366)
 _SHORTEST_DECISION = timedelta(milliseconds=100)
@@ -59,6 +64,11 @@ class Policy:
     poll_growth: float = 0.05
     #: ... up to this.
     poll_interval_max: timedelta = timedelta(seconds=30)
+    #: Whether intervals are learned from how long refreshes took, by every process that shares the store (`pacing`).
+    learn_polling: bool = False
+    #: When status calls come, in milliseconds since the claim; the intervals above hold after the last of them, and
+    #: their shortest and longest always. Learning sets it.
+    poll_schedule_ms: tuple[int, ...] = ()
     #: How often a refresh that timed out is still asked about, when somebody reads its status.
     late_poll_interval: timedelta = timedelta(seconds=30)
 
@@ -90,15 +100,20 @@ class Policy:
     decision_age: timedelta = timedelta(seconds=5)
     #: A record is kept this long after its window and its session have ended; then the store forgets the patient.
     retention: timedelta = timedelta(hours=24)
+    #: Whether records are written in their small form, a third of the other's length and not to be read by eye. Every
+    #: process reads both; versions before 0.2 read the other one alone.
+    packed_records: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in PLAIN_NUMBERS:
+            if name not in NO_DURATIONS:
                 self._check_positive(name, value)
         self._check_number("poll_growth", self.poll_growth, (int, float))
         self._check_number("retry_jitter", self.retry_jitter, (int, float))
         self._check_number("retry_limit", self.retry_limit, (int,))
         self._check_number("claim_replicas", self.claim_replicas, (int,))
+        self._check_switch("packed_records", self.packed_records)
+        self._check_polling()
         if self.claim_replicas and self.claim_replicas_wait >= self.decision_age:
             raise ConfigurationError(
                 "Policy.claim_replicas_wait", "it is not shorter than decision_age", "give a shorter one"
@@ -111,6 +126,22 @@ class Policy:
             raise ConfigurationError(
                 "Policy.refresh_deadline", "it is longer than refresh_window", "give a shorter one"
             )
+
+    def _check_polling(self) -> None:
+        self._check_switch("learn_polling", self.learn_polling)
+        times = self.poll_schedule_ms
+        whole = isinstance(times, tuple) and all(type(time) is int for time in times)
+        if not whole or not all(earlier < later for earlier, later in pairwise((0, *times))):
+            raise ConfigurationError(
+                "Policy.poll_schedule_ms",
+                "it is not a tuple of rising whole numbers above 0",
+                "give the milliseconds from the claim until each status call, or ()",
+            )
+
+    @staticmethod
+    def _check_switch(name: str, value: object) -> None:
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"Policy.{name}", "it is neither True nor False", "give one of them")
 
     @staticmethod
     def _check_number(name: str, value: float, types: tuple[type, ...]) -> None:
@@ -134,13 +165,20 @@ class Policy:
         """Milliseconds until the next status call of a refresh that has been running for `running` milliseconds.
 
         A poll every second with each interval 5 % longer is, without counting polls, one second plus
-        5 % of the time already spent.
+        5 % of the time already spent. A schedule says otherwise, up to its last call.
 
         >>> Policy().poll_interval_after(0), Policy().poll_interval_after(60_000)
         (1000, 4000)
+        >>> [Policy(poll_schedule_ms=(4700, 5900)).poll_interval_after(running) for running in (0, 4700, 5000, 6000)]
+        [4700, 1200, 1000, 1300]
         """
-        grown = milliseconds(self.poll_interval) + int(max(running, 0) * self.poll_growth)
-        return min(grown, max(milliseconds(self.poll_interval_max), milliseconds(self.poll_interval)))
+        running, shortest = max(running, 0), milliseconds(self.poll_interval)
+        place = bisect_right(self.poll_schedule_ms, running)
+        if place < len(self.poll_schedule_ms):
+            wanted = max(self.poll_schedule_ms[place] - running, shortest)
+        else:
+            wanted = shortest + int(running * self.poll_growth)
+        return min(wanted, max(milliseconds(self.poll_interval_max), shortest))
 
     def backoff_after(self, failures: int) -> int:
         """Milliseconds to wait after `failures` failures in a row (at least one).

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 from .extract import ExtractProgress
 from .policy import Instant
 
+#: Fields that only a newer version knows: pairs of a name and a value as JSON.
+Carried = tuple[tuple[str, str], ...]
 #: In milliseconds: from when a step is due to when a worker has taken it up.
 _WAKING: Final = 5_000
 
@@ -101,8 +103,8 @@ class RefreshRecord(NamedTuple):
     refusal: Refusal | None = None
     #: Of the lifecycle definition that wrote this record.
     fingerprint: str = ""
-    #: Fields that only a newer version knows, by name, as JSON: they are written back as they were.
-    carried: tuple[tuple[str, str], ...] = ()
+    #: They are written back as they were.
+    carried: Carried = ()
 
     def has_session(self, now: Instant) -> bool:
         """Whether a cached session is still valid at `now`."""

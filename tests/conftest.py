@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -23,6 +25,7 @@ from support.redis_servers import (
     find_binaries,
     free_port,
     speaks_tls,
+    wait_until,
     with_tls,
     with_users,
 )
@@ -37,7 +40,7 @@ OLDEST_IN_CLUSTERS = 7
 BINARIES = find_binaries()
 # Where there is no Redis at all, one parameter stands for it, to be skipped, or to fail in CI.
 SERVERS = ["valkey", *(sorted(BINARIES.keys() - {"valkey"}) or ["redis"])]
-STORES = ["memory", "sqlite", "fakeredis", *SERVERS]
+STORES = ["memory", "sqlite", "fakeredis", *SERVERS, "cached valkey"]
 #: Servers in company, and as the user who may do the least. Slots are given in ranges from Redis 7 on.
 FLEETS = [*(f"user on {kind}" for kind in SERVERS), "tls", "cluster of valkey", "cluster of redis", "sentinel"]
 
@@ -190,6 +193,9 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backe
         url = "memory://"
     elif name == "sqlite":
         url = f"sqlite:///{tmp_path / 'store.db'}"
+    elif name.startswith("cached "):
+        url = request.getfixturevalue("shared_server")(name.removeprefix("cached ")).url + "?cached_patients=1000"
+        return Backend(name, url, True, False, partial(_told, open_store, url), partial(_told, open_async_store, url))
     else:
         url = request.getfixturevalue("shared_server")(name).url
     return Backend(
@@ -200,6 +206,13 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backe
         open=lambda: open_store(url),
         open_async=lambda: open_async_store(url),
     )
+
+
+def _told(open_one: Callable[[str], Any], url: str) -> Any:
+    """A store that caches rows, from the first load on."""
+    store = open_one(url)
+    wait_until(lambda: store.cache.is_told, what="the server tells of changes")
+    return store
 
 
 def _fake_backend() -> Backend:

@@ -26,7 +26,8 @@ FOLDERS = {
     "phr_refresh.adapters": Path(driver.__file__).parent,
     "phr_refresh": Path(phr_refresh.__file__).parent,
 }
-STDLIB_ONLY = {"transitions"}
+#: What the inner ring may import beside the standard library: each is one module's.
+OWNERS = {"transitions": "phr_refresh.statemachine.lifecycle", "msgpack": "phr_refresh.statemachine.codec"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -79,22 +80,23 @@ def test_arrows_point_inward(name: str) -> None:
     assert [] == outward
 
 
-def test_only_the_lifecycle_imports_transitions() -> None:
-    """One module owns the machine. What the benchmark measures beside it is written as others would write it."""
+@pytest.mark.parametrize("package", OWNERS)
+def test_one_module_owns_the_machine_and_one_the_packed_form(package: str) -> None:
+    """Nobody else imports their packages. What the benchmarks measure beside them is written as others would."""
     users = {
         name
         for name, path in MODULES.items()
-        if not name.startswith("phr_refresh.benchmarks.contestants.")
-        and any(imported.partition(".")[0] == "transitions" for imported in imports_of(name, path))
+        if not name.startswith("phr_refresh.benchmarks.")
+        and any(imported.partition(".")[0] == package for imported in imports_of(name, path))
     }
-    assert {"phr_refresh.statemachine.lifecycle"} == users
+    assert {OWNERS[package]} == users
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if layer_of(name) == 0])
 def test_the_inner_ring_imports_the_standard_library_alone(name: str) -> None:
     """No framework, no client and no I/O in the machine and the flows, nor a clock."""
     roots = {imported.partition(".")[0] for imported in imports_of(name, MODULES[name])} - {"phr_refresh"}
-    assert set() == roots - set(sys.stdlib_module_names) - STDLIB_ONLY
+    assert set() == roots - set(sys.stdlib_module_names) - set(OWNERS)
     assert set() == roots & {"time", "os", "socket", "threading", "asyncio", "logging", "random", "secrets", "uuid"}
 
 

@@ -3,13 +3,13 @@
 import pytest
 from phr_refresh.benchmarks import polling
 from phr_refresh.benchmarks.polling import (
-    BUCKETS,
-    CLOSEST,
     DEADLINE,
+    fewest_calls,
     fixed,
     growing,
-    histogram,
-    learned,
+    heavy_tailed,
+    learning,
+    ours,
     outcome,
     recorded,
 )
@@ -34,7 +34,7 @@ def test_growing_intervals() -> None:
 
 def test_ours_is_what_the_policy_says() -> None:
     """The comparison cannot drift away from the library."""
-    assert 10.0 + Policy().poll_interval_after(10_000) / 1000 == polling.ours(10.0)
+    assert 10.0 + Policy().poll_interval_after(10_000) / 1000 == ours(Policy())(10.0)
 
 
 def test_the_recorded_durations_are_those_of_the_last_wanted_extract() -> None:
@@ -44,32 +44,40 @@ def test_the_recorded_durations_are_those_of_the_last_wanted_extract() -> None:
     assert max(durations) <= 6.34
 
 
-def test_the_histogram_forgets_nothing() -> None:
-    """What is longer than the deadline counts with the longest."""
-    counts = histogram([0.1, 0.5, 0.51, DEADLINE * 2])
-    assert (2, 1, 1) == (counts[0], counts[1], counts[-1])
-    assert len(BUCKETS) == len(counts)
-
-
-def test_a_learned_schedule_calls_when_refreshes_end() -> None:
+def test_calls_come_when_refreshes_end() -> None:
     """All of them took about five seconds: nobody is asked before."""
-    schedule = learned(histogram([5.0] * 100), mean_lag=0.5)
-    assert schedule(0.0) > 3.0
+    assert ours(learning([5.0] * 100))(0.0) > 4.0
 
 
 def test_no_two_calls_are_too_close() -> None:
     """Rule R6 holds whatever is learned."""
-    schedule = learned(histogram(recorded(200)), mean_lag=0.1)
+    policy = learning(recorded(200))
+    closest = policy.poll_interval.total_seconds()
+    schedule = ours(policy)
     call = 0.0
     while call < DEADLINE:
         following = schedule(call)
-        assert following >= call + CLOSEST - 1e-9
+        assert following >= call + closest - 1e-9
         call = following
 
 
-def test_the_target_is_met_on_the_recorded_durations() -> None:
+@pytest.mark.parametrize("name", ["learned from 50", "learned"])
+def test_the_target_is_met_on_the_recorded_durations(name: str) -> None:
     """At most four calls per refresh, at no more mean lag than every second has; on durations that are new to it."""
     found = polling.compare(recorded(1000))
-    second, best = found["every second"], found["learned, lag of every second"]
-    assert best.calls <= 4
-    assert best.mean_lag <= second.mean_lag + 0.01
+    assert found[name].calls <= 4
+    assert found[name].mean_lag <= found["every second"].mean_lag
+
+
+def test_what_can_be_had_on_the_heavy_tailed_durations() -> None:
+    """Fewer calls than the growing intervals at their lag, within a call of what any schedule needs at least."""
+    found = polling.compare(heavy_tailed(4000))
+    rule, best = found["`Policy` as it is"], found["learned"]
+    assert best.calls < rule.calls
+    assert best.mean_lag <= rule.mean_lag * 1.05
+    assert fewest_calls(best.mean_lag) <= best.calls <= fewest_calls(best.mean_lag) + 1
+
+
+def test_the_target_cannot_be_met_on_the_heavy_tailed_durations() -> None:
+    """Whatever is asked when: at the lag of every second it takes more than four calls."""
+    assert fewest_calls(polling.compare(heavy_tailed(1000))["every second"].mean_lag) > 4

@@ -23,8 +23,9 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores.inspection import Server
 from phr_refresh.adapters.stores.memory import MemoryStore
-from phr_refresh.adapters.stores.redis_acl import COMMANDS, acl_rule
+from phr_refresh.adapters.stores.redis_acl import COMMANDS, INVALIDATIONS, acl_rule
 from phr_refresh.adapters.stores.redis_errors import _REASONS_BY_CLASS, _REASONS_BY_WORD
+from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.doctor import Doctor
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.edges_upstream_cases import Certificates
@@ -265,22 +266,26 @@ def test_the_least_user_may_do_all_and_tells_nothing_of_the_server(binary: str, 
     assert (Level.UNKNOWN, said) == told(found["store.server"])[:2]
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"cluster|slots", "asking", "role", "wait"}))
+@pytest.mark.parametrize(
+    "command", sorted({*COMMANDS, f"&{INVALIDATIONS}"} - {"cluster|slots", "asking", "role", "wait"})
+)
 def test_what_the_user_lacks_is_named(server, command: str) -> None:
-    """Each command of the rule in turn, forbidden."""
-    name = f"lacks-{command}"
+    """Each command of the rule in turn, forbidden, and the channel."""
+    name = "lacks-one"
     with closing(server.client()) as client:
-        client.execute_command(*f"ACL SETUSER {name} on >secret ~phr:* -@all".split(), *_but(command))
-        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}")
+        client.execute_command(*f"ACL SETUSER {name} on >secret ~phr:* resetchannels -@all".split(), *_but(command))
+        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}?cached_patients=10")
         client.execute_command("ACL", "DELUSER", name)
     # Up to Redis 6.2 a refusal does not name the subcommand.
     named = command.partition("|")[0] if server.kind.startswith("redis-6") else command
-    assert (Level.ERROR, f"the store's user lacks +{named}") == told(found["store.acl"])[:2]
+    named = named if named.startswith("&") else f"+{named}"
+    assert (Level.ERROR, f"the store's user lacks {named}") == told(found["store.acl"])[:2]
     assert "store.write" in found or Level.ERROR == found["store.reachable"].level
 
 
 def _but(command: str) -> list[str]:
-    return [f"+{other}" for other in COMMANDS if other != command]
+    rules = {INVALIDATIONS: f"&{INVALIDATIONS}"} | {other: f"+{other}" for other in COMMANDS}
+    return [rule for name, rule in rules.items() if command not in (name, rule)]
 
 
 def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
@@ -295,9 +300,10 @@ def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
 def test_every_command_of_the_rule_is_tried() -> None:
     """Those that connecting takes are met by connecting."""
     policy = Policy(claim_replicas=1)
+    urls = ("redis+cluster://host", "redis+sentinel://host/login", "redis://host?cached_patients=1")
     commands = [*_commands(lambda *_: (1, 2), "phr:{00}:due", "phr:{00}:r:")]
-    commands += [command for kind in ("cluster", "sentinel") for command in _others(kind, policy)]
-    tried = {str(command[0]).lower() for command in commands}
+    commands += [command for url in urls for command in _others(RedisTarget.parse(url), policy)]
+    tried = {"|".join(map(str, command[: 2 if command[0] == "CLIENT" else 1])).lower() for command in commands}
     assert set(COMMANDS) - {"client|setname", "cluster|slots"} == tried
 
 

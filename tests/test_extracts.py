@@ -156,8 +156,41 @@ def test_a_refresh_is_complete_in_part():
             ExtractProgress("ImagingStudy", FAILED, at(OLD)),
         ),
         as_of=at(900),
+        ended_at=at(4000),
     )
     assert expected == report
+
+
+ENDS = {
+    "the last of all": ([row("Allergy", q=0, c=900, s=900), row(q=0, c=4000, s=4000)], 4000),
+    "of all stations": ([row(q=0, c=4000, s=4000), row(q=0, c=4100, s=4100, station="979")], 4100),
+    "a failure is an end too": ([row("Allergy", q=0, c=4500, s=OLD, load_status="ERROR"), row(q=0, c=4, s=4)], 4500),
+    "one that has no time of its own": ([row("Allergy", q=70, c=None, s=None, load_status="ERROR"), GOOD], 1000),
+    "seen at the time of asking at the latest": ([row(q=0, c=5900, s=5900)], 5000),
+    "before the claim": ([row(q=-1, c=0, s=0)], None),
+    "of an earlier refresh": ([row("Allergy", q=OLD, c=OLD, s=OLD), row(q=0, c=4000, s=4000)], None),
+}
+
+
+@pytest.mark.parametrize("skew", [0, 3_600_000, -3_600_000])
+@pytest.mark.parametrize("case", ENDS)
+def test_the_end_is_told_by_our_clock(case, skew):
+    """`ended_at` is when the last row of this refresh ended, whatever the server's clock shows."""
+    rows, expected = ENDS[case]
+    moments = ("lastRequested", "lastCompleted", "lastSuccessfulCompleted")
+    shifted = [
+        found | {name: None if found[name] is None else found[name] + skew for name in moments} for found in rows
+    ]
+    # Asked 5 s after the claim; the grace was over by then where an earlier refresh is to be let stand.
+    answered = -GRACE if case == "of an earlier refresh" else 200
+    wanted = sorted({found["extract"] for found in rows})
+    report = judged(*shifted, skew=skew, answered=answered, wanted=wanted)
+    assert (Phase.COMPLETE, at(expected)) == (report.phase, report.ended_at)
+
+
+def test_without_an_end_there_is_no_time_of_it():
+    """Neither while it goes on, nor where all failed."""
+    assert [None, None] == [judged().ended_at, judged(row(q=0, c=1000, s=None)).ended_at]
 
 
 def test_a_refresh_has_failed_when_all_have():

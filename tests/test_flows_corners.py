@@ -7,11 +7,14 @@ import pytest
 from phr_refresh import ConfigurationError, Policy, ReceiptKind, State, StoreUnavailable
 from phr_refresh.statemachine.effects import (
     Commit,
+    HandOver,
     Load,
     NeverSent,
     OpenSession,
+    Pause,
     SessionFailed,
     StartRefresh,
+    Tell,
 )
 from phr_refresh.statemachine.policy import as_datetime
 from phr_refresh.statemachine.record import KickOff
@@ -57,6 +60,21 @@ def test_an_answer_is_recorded_once_the_store_is_back() -> None:
     world.store_failures = 2
     assert ReceiptKind.STARTED is stepper.run().kind
     assert KickOff.ACCEPTED is world.record().kick_off
+
+
+def test_between_two_tries_to_record_an_answer_it_waits_and_looks() -> None:
+    """The store is not hammered, and what happened meanwhile is not overwritten."""
+    world = World()
+    stepper = world.refresh(wait=False).until(StartRefresh)
+    stepper.step()
+    world.store_failures = 1
+    effects = []
+    while not isinstance(stepper.effect, HandOver):
+        effects.append(stepper.effect)
+        stepper.step()
+    kinds = [Commit, Tell, Pause, Load, Commit]
+    assert kinds == [type(effect) for effect in effects]
+    assert [Pause(0.1), Load(ADA.key)] == effects[2:4]
 
 
 def test_a_status_that_cannot_be_recorded_is_told_as_it_was() -> None:

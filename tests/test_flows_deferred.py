@@ -186,9 +186,13 @@ def test_a_deferral_is_told_and_is_no_warning(where: dict[str, int]) -> None:
 )
 def test_the_pause_is_what_the_guard_says_within_bounds(retry_after: float | None, pause: int) -> None:
     """Never longer than the longest backoff, and never in the past."""
-    it = World(sessions=deque([SessionFailed(UPSTREAM_OVERLOADED, retry_after=retry_after)]))
-    it.refresh(wait=False).run()
-    assert NOON + pause == it.record().retry_at
+    for script in (
+        {"sessions": deque([SessionFailed(UPSTREAM_OVERLOADED, retry_after=retry_after)])},
+        {"kick_off_answers": deque([NeverSent(UPSTREAM_OVERLOADED, retry_after=retry_after)])},
+    ):
+        it = World(**script)
+        it.refresh(wait=False).run()
+        assert (NOON + pause, [pause / 1000]) == (it.record().retry_at, [delay for _, delay in it.handed])
 
 
 # Nobody comes as a herd.

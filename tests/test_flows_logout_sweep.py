@@ -1,6 +1,7 @@
 """Logging out and sweeping, stepped: the window outlives the session, and one bad record stops nobody."""
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 from phr_refresh.statemachine.effects import Commit, CommitAll, NeverSent, Phase, Rejected, StatusReport
@@ -121,6 +122,33 @@ def test_a_logout_makes_the_steps_before_it_void() -> None:
     step, _ = world.handed.pop()
     world.run(world.flows.step(step))
     assert ([], [], []) == (world.opened, world.kick_offs, world.handed)
+
+
+def test_a_step_that_is_tried_again_is_void_too() -> None:
+    """The store failed, the patient left, and then the step comes again."""
+    world = World()
+    world.run(world.flows.logout(ADA.key))
+    world.run(world.flows.login(ADA))
+    world.store_failures = 9
+    world.run(world.flows.step(world.handed.pop()[0]))
+    world.store_failures = 0
+    log_out(world)
+    step, _ = world.handed.pop()
+    world.run(world.flows.step(step))
+    assert (1, []) == (step.logouts, world.opened)
+
+
+def test_a_step_is_void_though_it_left_out_what_the_login_saw() -> None:
+    """A step that goes to another process carries the count of logouts, and not the record."""
+    world = World()
+    world.logged_in()
+    log_out(world)
+    world.handed.clear()
+    world.run(world.flows.login(ADA))
+    log_out(world)
+    step, _ = world.handed.pop()
+    world.run(world.flows.step(replace(step, seen=None)))
+    assert (1, [NOON]) == (step.logouts, world.opened)
 
 
 def test_a_login_after_the_logout_counts() -> None:

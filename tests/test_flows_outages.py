@@ -50,10 +50,17 @@ def test_a_claim_that_is_found_too_late_is_given_back() -> None:
     receipt = with_lost_commit(world, world.flows.refresh(ADA), nth=2, takes=AGE + 1)
     assert (ReceiptKind.DEFERRED, "never_sent", 0) == (receipt.kind, receipt.reason, len(world.kick_offs))
     assert world.record().window_is_open(world.now)
+    assert ["too_late"] == [fact.details["reason"] for fact in world.told("kick_off_not_sent")]
     step, delay = world.handed.pop()
     world.now += int(delay * 1000)
     world.run(world.flows.step(step))
     assert 1 == len(world.kick_offs)
+
+
+def test_a_claim_that_is_found_just_in_time_is_sent() -> None:
+    """A decision lasts to the millisecond."""
+    world = World()
+    assert ReceiptKind.STARTED is with_lost_commit(world, world.flows.refresh(ADA), nth=2, takes=AGE).kind
 
 
 def test_a_session_claim_whose_answer_was_lost_is_used() -> None:

@@ -4,7 +4,17 @@ from collections import deque
 from datetime import timedelta
 
 import pytest
-from phr_refresh.statemachine.effects import Commit, Load, Loaded, OpenSession, Pause, Refresh, SessionFailed
+from phr_refresh.statemachine.effects import (
+    Commit,
+    Load,
+    Loaded,
+    NeverSent,
+    OpenSession,
+    Pause,
+    Refresh,
+    SessionFailed,
+    StartRefresh,
+)
 from phr_refresh.statemachine.errors import NotEligible, SessionUnavailable, StoreUnavailable
 from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, as_datetime, milliseconds
@@ -43,6 +53,17 @@ def test_a_session_made_for_a_reader_starts_the_refresh_too() -> None:
     world = World()
     session(world).run()
     assert [(Refresh(ADA), 0.0)] == world.handed
+
+
+def test_a_refresh_that_a_reader_asked_for_is_void_after_a_logout() -> None:
+    """As one that a login asked for, also where the patient had logged out before."""
+    world = World()
+    world.run(world.flows.logout(ADA.key))
+    session(world).run()
+    world.run(world.flows.logout(ADA.key))
+    step, _ = world.handed.pop()
+    world.run(world.flows.step(step))
+    assert (1, 1, []) == (step.logouts, len(world.opened), world.kick_offs)
 
 
 def test_a_cached_session_costs_one_load() -> None:
@@ -89,6 +110,28 @@ def test_a_waiter_never_goes_on_without_a_session() -> None:
     assert NOON + SECOND == world.now
 
 
+def test_a_waiter_waits_no_less_than_the_policy_says() -> None:
+    """In whole intervals."""
+    world = World(Policy(session_wait=timedelta(milliseconds=101)))
+    creating(world)
+    with pytest.raises(SessionUnavailable):
+        session(world).run()
+    assert NOON + 200 == world.now
+
+
+def test_a_session_in_hand_is_cached_whatever_has_happened_meanwhile() -> None:
+    """The kick-off of the last login never left and earned a pause: the session of this one is kept for after it."""
+    world = World(kick_off_answers=deque([NeverSent("connection_refused")]))
+    kicking = world.refresh(wait=False).until(StartRefresh)
+    world.run(world.flows.logout(ADA.key))
+    creator = world.refresh(wait=False).until(Commit, nth=2)
+    kicking.run()
+    assert (ReceiptKind.DEFERRED, "backoff") == (creator.run().kind, creator.outcome.reason)
+    record = world.record()
+    assert (State.SESSION_CREATED, None, 2) == (record.state, record.opening_id, len(world.opened))
+    assert "jwt-2" == session(world).run().reveal()
+
+
 def test_a_waiter_fails_with_the_creator() -> None:
     """When the creation fails, who waits for it does not call in its place at once."""
     world = World(sessions=deque([SessionFailed("http_500")]))
@@ -100,6 +143,25 @@ def test_a_waiter_fails_with_the_creator() -> None:
         waiter.run()
     assert "http_500" == raised.value.reason
     assert 1 == len(world.opened)
+
+
+def test_who_refreshes_waits_too_unless_told_not_to() -> None:
+    """As for a session; then the refresh is started with the one that another has created."""
+    world = World()
+    creator = creating(world)
+    refreshing = world.refresh().until(Pause)
+    creator.run()
+    assert ReceiptKind.STARTED is refreshing.run().kind
+    assert 1 == len(world.opened)
+
+
+def test_a_session_outlives_the_refresh_that_opened_it() -> None:
+    """Claiming, sending and following a refresh leave the token where it is."""
+    world = World()
+    refresh_id = world.logged_in().refresh_id
+    world.now += SECOND
+    world.run(world.flows.follow(ADA, refresh_id))
+    assert "jwt-1" == session(world).run().reveal()
 
 
 def test_a_crashed_creators_claim_lapses_by_itself() -> None:
@@ -219,9 +281,11 @@ def test_a_token_missing_during_a_refresh_leaves_it_running() -> None:
     world = World()
     world.logged_in()
     world.rows[ADA.key].token = None
+    world.handed.clear()
     before = world.record()
     session(world).run()
     after = world.record()
+    assert [] == world.handed
     assert before._replace(session_expires_at=after.session_expires_at) == after
 
 

@@ -3,11 +3,20 @@
 from collections import deque
 
 import pytest
-from phr_refresh.statemachine.effects import AnswerLost, AskStatus, CouldNotAsk, Follow, Load, Phase, StatusReport
+from phr_refresh.statemachine.effects import (
+    AnswerLost,
+    AskStatus,
+    Commit,
+    CouldNotAsk,
+    Follow,
+    Load,
+    Phase,
+    StatusReport,
+)
 from phr_refresh.statemachine.outcomes import Status
 from phr_refresh.statemachine.policy import Policy, as_datetime, milliseconds
-from phr_refresh.statemachine.record import State
-from support.samples import ADA, DEADLINE, GUEST, MINUTE, NOON, PARTIAL, RUNNING, SECOND, WINDOW
+from phr_refresh.statemachine.record import TIMED_OUT, Failure, State
+from support.samples import ADA, CURRENT, DEADLINE, GUEST, MINUTE, NOON, PARTIAL, RUNNING, SECOND, WINDOW
 from support.stepping import DONE, GOING_ON, Stepper, World, explore
 
 CAP = milliseconds(Policy().poll_interval_max)
@@ -47,6 +56,7 @@ def test_however_many_ask_one_call_goes_out_per_interval() -> None:
         for asker in going:
             asker.step()
     assert [NOON + SECOND] == world.polls
+    assert {State.REFRESHING} == {asker.outcome.state for asker in askers}
 
 
 def test_every_order_of_three_askers_makes_one_call() -> None:
@@ -86,10 +96,28 @@ def test_progress_is_recorded_per_extract() -> None:
     assert (State.REFRESHING, [item.name for item in RUNNING]) == (found.state, [item.name for item in found.extracts])
 
 
+def test_progress_without_news_is_not_committed() -> None:
+    """The claim on the poll is the one commit where the upstream says what it said before."""
+    world = running(GOING_ON, GOING_ON)
+    status(world)
+    world.now += 2 * SECOND
+    before = world.trips
+    status(world)
+    assert before + 2 == world.trips
+
+
+def test_an_end_without_news_of_any_extract_is_an_end() -> None:
+    """What counts is the upstream's word on the whole."""
+    world = running(GOING_ON, StatusReport(Phase.COMPLETE, RUNNING, NOON))
+    status(world)
+    world.now += 2 * SECOND
+    assert State.COMPLETE is status(world).state
+
+
 def test_completion_gives_the_age_of_the_data() -> None:
     """`as_of` is the oldest success that the upstream reported."""
-    found = status(running(DONE))
-    assert (State.COMPLETE, as_datetime(NOON), False) == (found.state, found.as_of, found.partial)
+    found = status(running(StatusReport(Phase.COMPLETE, CURRENT, NOON - MINUTE)))
+    assert (State.COMPLETE, as_datetime(NOON - MINUTE), False) == (found.state, found.as_of, found.partial)
 
 
 def test_completion_without_some_extracts_is_partial() -> None:
@@ -129,6 +157,28 @@ def test_retry_after_is_respected_up_to_the_cap(asked_for: float | None, pause: 
     world.now += 1
     status(world)
     assert 2 == len(world.polls)
+
+
+def test_to_wait_as_long_as_one_would_anyway_is_not_committed() -> None:
+    """A `Retry-After` that ends when the next poll is due changes nothing; a millisecond more is noted as such."""
+    for more, noted in ((0, []), (1, [("poll_claim",), ("poll_held_off",)])):
+        interval = Policy().poll_interval_after(SECOND) + more
+        world = running(CouldNotAsk("http_503", interval / 1000))
+        asking, seen = world.stepper(world.flows.status(ADA.key, ADA)), []
+        while asking.effect is not None:
+            seen += [asking.effect.noted] if isinstance(asking.effect, Commit) else []
+            asking.step()
+        assert (noted or [("poll_claim",)]) == seen
+        assert NOON + SECOND + interval == world.record().next_poll_at
+
+
+def test_who_comes_between_knows_better_than_retry_after() -> None:
+    """The patient logs out while the upstream asks us to wait: the status says so."""
+    world = running(CouldNotAsk("http_503", 10.0))
+    asking = world.stepper(world.flows.status(ADA.key, ADA)).until(Commit, nth=2)
+    world.run(world.flows.logout(ADA.key))
+    assert State.NO_SESSION is asking.run().state
+    assert NOON + 10 * SECOND > world.record().next_poll_at
 
 
 def test_the_deadline_makes_it_stale_to_the_millisecond() -> None:
@@ -243,6 +293,36 @@ def test_following_ends_at_the_deadline() -> None:
     assert (State.STALE, NOON + DEADLINE) == (world.record().state, world.now)
 
 
+@pytest.mark.parametrize(("early", "delay"), [(0, 1.0), (1, 0.001)])
+def test_a_poll_that_could_not_be_claimed_is_made_up_for_at_an_interval(early: int, delay: float) -> None:
+    """A step that came in time and could not commit does not hammer the store; one that came early waits for it."""
+    world = running(GOING_ON)
+    world.now -= early
+    world.statuses.clear()
+    step = world.stepper(world.flows.follow(ADA, world.record().refresh_id))
+    step.step()
+    world.store_failures = 1
+    step.run()
+    assert ([], [delay]) == (world.polls, [delay for _, delay in world.handed])
+
+
+def test_following_ends_at_the_deadline_after_a_logout_too() -> None:
+    """A refresh that ran out unseen is followed no further."""
+    world = running(GOING_ON)
+    world.run(world.flows.logout(ADA.key))
+    world.now = NOON + DEADLINE
+    world.run(world.flows.follow(ADA, world.record().refresh_id))
+    assert [] == world.handed
+
+
+def test_a_clock_that_is_set_back_resumes_no_following() -> None:
+    """What has timed out is stale, whatever the clock says now; only whoever reads the status asks."""
+    world = running(GOING_ON)
+    world.put(world.record()._replace(state=State.STALE, failure=Failure(code=TIMED_OUT, at=NOON + DEADLINE)))
+    world.run(world.flows.follow(ADA, world.record().refresh_id))
+    assert [] == world.handed
+
+
 def test_following_an_earlier_refresh_ends() -> None:
     """A step for a refresh that is no longer the patient's hands over nothing."""
     world = running(GOING_ON)
@@ -259,6 +339,8 @@ def test_following_goes_on_after_a_logout() -> None:
     world.now += round(delay * 1000)
     world.run(world.flows.step(step))
     assert world.record().completed_at is not None
+    world.run(world.flows.step(step))
+    assert [] == world.handed
 
 
 def test_a_store_that_fails_does_not_end_the_following() -> None:

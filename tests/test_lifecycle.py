@@ -158,7 +158,8 @@ def test_a_window_that_passes_is_no_failure() -> None:
 
 
 def test_every_event_has_a_trigger_in_the_machine() -> None:
-    """The machine knows the events of the table and no others, in particular none to jump anywhere."""
+    """The machine knows the states and events of the table and no others, in particular none to jump anywhere."""
+    assert [state.value for state in State] == list(lifecycle._MACHINE.states)
     assert {name.value for name in EventName} == set(lifecycle._MACHINE.events)
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from phr_refresh.statemachine.errors import ConfigurationError
-from phr_refresh.statemachine.policy import PLAIN_NUMBERS, Policy, as_datetime, milliseconds
+from phr_refresh.statemachine.policy import NO_DURATIONS, Policy, as_datetime, milliseconds
 
-DURATIONS = [field.name for field in fields(Policy) if field.name not in PLAIN_NUMBERS]
+DURATIONS = [field.name for field in fields(Policy) if field.name not in NO_DURATIONS]
 MINUTES = timedelta(minutes=1)
 
 
@@ -99,6 +99,59 @@ def test_the_interval_never_shrinks(one: int, other: int) -> None:
     """Later polls are never closer than earlier ones."""
     earlier, later = sorted((one, other))
     assert Policy().poll_interval_after(earlier) <= Policy().poll_interval_after(later)
+
+
+SCHEDULED = Policy(poll_schedule_ms=(4700, 5900, 6500, 60_000))
+
+
+@pytest.mark.parametrize(
+    ("running", "interval"),
+    [
+        (-1, 4700),
+        (0, 4700),
+        (1000, 3700),
+        (3700, 1000),
+        (3701, 1000),
+        (4699, 1000),
+        (4700, 1200),
+        (4730, 1170),
+        # The call after that comes a whole interval later, not when the schedule says.
+        (5900, 1000),
+        (6499, 1000),
+        (6500, 30_000),
+        (59_999, 1000),
+    ],
+)
+def test_a_schedule_says_when(running: int, interval: int) -> None:
+    """At its next time, but never sooner than `poll_interval` or later than `poll_interval_max` after the last call."""
+    assert interval == SCHEDULED.poll_interval_after(running)
+
+
+@pytest.mark.parametrize("running", [60_000, 60_001, 200_000])
+def test_after_the_schedule_intervals_grow(running: int) -> None:
+    """What takes longer than all that is foreseen is asked about as ever."""
+    assert Policy().poll_interval_after(running) == SCHEDULED.poll_interval_after(running)
+
+
+@pytest.mark.parametrize("times", [[1000], (1000.0,), (True, 2000), (0, 1000), (-1,), (2000, 1000), (1000, 1000), None])
+def test_a_schedule_that_is_none_is_rejected(times: object) -> None:
+    """Its times are whole milliseconds, each later than the one before."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(poll_schedule_ms=times)  # type: ignore[arg-type]
+    assert (
+        "Policy.poll_schedule_ms: it is not a tuple of rising whole numbers above 0; "
+        "give the milliseconds from the claim until each status call, or ()."
+    ) == str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["learn_polling", "packed_records"])
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_a_switch_is_on_or_off(name: str, value: object) -> None:
+    """Anything but True and False is a mistake."""
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(**{name: value})
+    assert f"Policy.{name}: it is neither True nor False; give one of them." == str(raised.value)
+    assert (False, False) == (Policy().learn_polling, Policy().packed_records)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import json
 from contextlib import suppress
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phr_refresh.statemachine.codec import SCHEMA, decode, encode
+from phr_refresh.statemachine.codec import SCHEMA, decode, encode, encode_packed
 from phr_refresh.statemachine.errors import RecordUnreadable
 from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.record import Failure, KickOff, RefreshRecord, Refusal, State
@@ -95,10 +96,18 @@ def attempt(value: bytes) -> None:
         decode(value)
 
 
+def packed(**changes: object) -> bytes:
+    """The packed form of the record that `stored` has, with changes: of a field by its place in the list."""
+    values = msgpack.unpackb(encode_packed(decode(json.dumps(stored()).encode())))
+    for place, value in changes.items():
+        values[int(place.removeprefix("at_"))] = value
+    return msgpack.packb(values)
+
+
 @given(RECORDS)
 def test_every_field_comes_back(record: RefreshRecord) -> None:
-    """What was stored is what is read."""
-    assert record == decode(encode(record))
+    """What was stored is what is read, in either form."""
+    assert (record, record) == (decode(encode(record)), decode(encode_packed(record)))
 
 
 def test_the_strategies_leave_out_no_field() -> None:
@@ -108,8 +117,30 @@ def test_the_strategies_leave_out_no_field() -> None:
 
 @given(RECORDS)
 def test_the_stored_form_is_stable(record: RefreshRecord) -> None:
-    """Reading and storing again gives the same bytes."""
+    """Reading and storing again gives the same bytes, in either form."""
     assert encode(record) == encode(decode(encode(record)))
+    assert encode_packed(record) == encode_packed(decode(encode_packed(record)))
+
+
+def test_the_packed_form_stays_what_it_is() -> None:
+    """Places and numbers of words are part of what is stored: other versions read them."""
+    record = RefreshRecord(
+        state=State.COMPLETE,
+        since=NOON,
+        refresh_id="r",
+        claimed_at=NOON - SECOND,
+        kick_off=KickOff.ACCEPTED,
+        extracts=(
+            ExtractProgress("VPR", ExtractState.CURRENT, NOON),
+            ExtractProgress("New", ExtractState.FAILED, None),
+        ),
+        fingerprint="01234567",
+        carried=(("new", "[1]"),),
+    )
+    none = None
+    head = [1, NOON, 3, "01234567", none, none, [[5, "c", 0], ["New", "f", none]], "r", -1000, none]
+    rest = [-NOON, -NOON, -NOON, none, "a", none, none, none, none, none, none, none, none, [["new", "[1]"]]]
+    assert head + rest == msgpack.unpackb(encode_packed(record))
 
 
 @given(st.binary(max_size=60))
@@ -138,6 +169,23 @@ def test_no_shape_of_one_field_raises_anything_else(name: str, value: object) ->
     attempt(json.dumps(stored(**{name: value})).encode())
 
 
+@pytest.mark.parametrize("place", range(24))
+@given(JSON)
+def test_one_packed_field_of_the_wrong_shape_is_unreadable(place: int, value: object) -> None:
+    """The same for the packed form, what a later version has added to its end included."""
+    values = [*msgpack.unpackb(packed()), ()]
+    values[place] = value
+    with suppress(OverflowError):  # of MessagePack, which has no integers beyond 64 bits
+        attempt(msgpack.packb(values))
+
+
+@given(st.lists(JSON, max_size=3))
+def test_any_list_is_read_or_unreadable(values: list[object]) -> None:
+    """MessagePack that is no record raises `RecordUnreadable` and nothing else."""
+    with suppress(OverflowError):
+        attempt(msgpack.packb(values))
+
+
 @pytest.mark.parametrize(("field", "value"), [("t", 10**17), ("t", -(10**17)), ("p", 10**30), ("z", 10**17)])
 def test_a_time_outside_the_calendar_is_unreadable(field: str, value: int) -> None:
     """A time that no calendar has raises `RecordUnreadable` when read, not another error when shown."""
@@ -155,7 +203,23 @@ def test_a_missing_state_is_unreadable() -> None:
             decode(json.dumps(raw).encode())
 
 
-@pytest.mark.parametrize("value", [b"", b"null", b"[]", b"1", b'{"v":0}', b'{"v":true}', b'{"v":"1"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x91\xc0",
+        b"\x92\x01",
+        b"\xc1",
+        b"\x80",
+        b"",
+        b"null",
+        b"[]",
+        b"1",
+        b'{"v":0}',
+        b'{"v":true}',
+        b'{"v":"1"}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_corrupt_record_says_what_to_do(value: bytes) -> None:
     """The message names the problem and the remedy, and shows no stored byte."""
     with pytest.raises(RecordUnreadable) as raised:
@@ -176,6 +240,15 @@ def test_a_schema_two_higher_says_to_update() -> None:
         "update phr-refresh on this host."
     )
     assert expected == str(raised.value)
+
+
+def test_words_of_a_newer_version_in_packed_records_say_to_update() -> None:
+    """A newer version writes a state that has no number by its name."""
+    assert State.NO_SESSION is decode(packed(at_2=0)).state
+    with pytest.raises(RecordUnreadable, match="update phr-refresh"):
+        decode(packed(at_2="paused"))
+    with pytest.raises(RecordUnreadable, match="update phr-refresh"):
+        decode(packed(at_0=SCHEMA + 2))
 
 
 def test_the_next_schema_is_read_as_far_as_it_is_understood() -> None:
@@ -203,6 +276,7 @@ def test_fields_of_a_newer_version_are_carried_along(more: dict[str, object], sc
     assert plain == record._replace(carried=())
     moved = json.loads(encode(record._replace(state=State.STALE, since=record.since + SECOND)))
     assert json.dumps(more, sort_keys=True) == json.dumps({name: moved[name] for name in more}, sort_keys=True)
+    assert record == decode(encode_packed(record))
     assert SCHEMA == moved["v"]
 
 
@@ -224,12 +298,14 @@ def test_what_is_stored_holds_no_identifier() -> None:
 
 
 def test_a_settled_record_is_small() -> None:
-    """The stored form of a patient after a whole lifecycle stays within 300 bytes."""
+    """The stored form of a patient after a whole lifecycle stays within 300 bytes; packed, within 110."""
     world = World()
     world.logged_in()
     world.now += SECOND
     world.run(world.flows.status(ADA.key, ADA))
-    assert len(world.rows[ADA.key].value) <= 300
+    value = world.rows[ADA.key].value
+    assert len(value) <= 300
+    assert len(encode_packed(decode(value))) <= 110
 
 
 @given(RECORDS, INSTANTS)

@@ -9,8 +9,10 @@ from redis import exceptions
 
 from ...statemachine.policy import Policy
 from ..stores.inspection import Ask, Inspection, Server
+from ..stores.redis_acl import INVALIDATIONS
 from ..stores.redis_commands import Script
 from ..stores.redis_errors import REDIS_ERRORS
+from ..stores.redis_urls import RedisTarget
 from .findings import Findings, error, ok
 from .store import trial_key
 
@@ -24,7 +26,7 @@ def check_acl(ask: Ask, inspection: Inspection, server: Server, policy: Policy) 
     """Whether all that the store does is allowed at `server`. Nothing is left behind."""
     index, head = inspection.shard_at(server)
     missing: dict[str, None] = {}
-    for command in (*_commands(ask, index, head), *_others(inspection.target.kind, policy)):
+    for command in (*_commands(ask, index, head), *_others(inspection.target, policy)):
         try:
             ask(*command)
         except exceptions.NoPermissionError as refused:
@@ -65,13 +67,19 @@ def _commands(ask: Ask, index: str, head: str) -> Iterator[Command]:
     yield "DEL", record
 
 
-def _others(kind: str, policy: Policy) -> Iterator[Command]:
+def _others(target: RedisTarget, policy: Policy) -> Iterator[Command]:
     if policy.claim_replicas:
         yield "WAIT", 0, 1
-    if kind == "cluster":
+    if target.kind == "cluster":
         yield ("ASKING",)
-    if kind == "sentinel":
+    if target.kind == "sentinel":
         yield ("ROLE",)
+    if target.cached_patients:
+        yield "CLIENT", "TRACKING", "OFF"
+        yield "CLIENT", "ID"
+        yield ("PING",)
+        # The last: after it a connection may ask nothing else.
+        yield "SUBSCRIBE", INVALIDATIONS
 
 
 def _seconds(ask: Ask) -> int:
@@ -87,6 +95,8 @@ def _rules(refused: Exception, command: Command, head: str) -> Iterator[str]:
     named = _NAMED.search(text)
     if named:
         yield f"+{named[1]}"
+    elif "channel" in text:
+        yield f"&{INVALIDATIONS}"
     elif "key" in text:
         yield f"~{head.partition('{')[0]}*"
     else:

@@ -29,8 +29,12 @@ class _Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Clock:
-    """What the rows' times are held against, by the server's clock. `settles`: the grace after the kick-off is over."""
+    """What the rows' times are held against, by the server's clock. `settles`: the grace after the kick-off is over.
 
+    `ahead`: by how much that clock is ahead of ours, and the time that the call took to get there.
+    """
+
+    ahead: int
     ours_from: Instant
     ours_until: Instant
     settles: bool
@@ -78,8 +82,23 @@ def judge(
     except _Malformed:
         return _UNREADABLE
     extracts = tuple(_progress(name, [row for row in rows if row.extract == name], clock) for name in wanted)
+    ended_at = _ended_at(rows, clock, question) if _phase(extracts) is Phase.COMPLETE else None
+    return StatusReport(_phase(extracts), extracts, as_of=_as_of(extracts), ended_at=ended_at)
+
+
+def _as_of(extracts: Sequence[ExtractProgress]) -> Instant | None:
     current = [item.succeeded_at for item in extracts if item.state is ExtractState.CURRENT]
-    return StatusReport(_phase(extracts), extracts, as_of=min((at for at in current if at is not None), default=None))
+    return min((at for at in current if at is not None), default=None)
+
+
+def _ended_at(rows: Sequence[_Row], clock: _Clock, question: AskStatus) -> Instant | None:
+    """When the last of `rows` ended, by our clock: a call at that moment would have been told so.
+
+    None where any is of an earlier refresh, or all ended before the claim: that tells nothing of how long ours took.
+    """
+    ends = [_ended(row) for row in rows]
+    at = min(max(ends) - clock.ahead, question.asked_at)
+    return at if min(ends) >= clock.ours_from and at > question.claimed_at else None
 
 
 def _phase(extracts: Sequence[ExtractProgress]) -> Phase:
@@ -92,9 +111,10 @@ def _phase(extracts: Sequence[ExtractProgress]) -> Phase:
 def _clock(retrieved: Instant | None, question: AskStatus, *, grace: int, tolerance: int) -> _Clock:
     if retrieved is None:
         raise _Malformed
-    answered = question.answered_at
+    answered, ahead = question.answered_at, retrieved - question.asked_at
     return _Clock(
-        ours_from=question.claimed_at + (retrieved - question.asked_at) - tolerance,
+        ahead=ahead,
+        ours_from=question.claimed_at + ahead - tolerance,
         ours_until=retrieved + tolerance,
         settles=answered is not None and question.asked_at - answered >= grace,
     )
@@ -115,10 +135,14 @@ def _state(row: _Row, clock: _Clock) -> ExtractState:
         return ExtractState.IN_PROGRESS
     if row.completed is not None and row.requested > row.completed:
         return ExtractState.IN_PROGRESS
-    ended = row.requested if row.completed is None else row.completed
+    ended = _ended(row)
     if row.is_error or row.succeeded is None or row.succeeded < ended:
         return _if_ours(ended, clock, ExtractState.FAILED)
     return _if_ours(row.succeeded, clock, ExtractState.CURRENT)
+
+
+def _ended(row: _Row) -> Instant:
+    return row.completed or row.requested or 0
 
 
 def _if_ours(ended: Instant, clock: _Clock, state: ExtractState) -> ExtractState:

@@ -1,6 +1,6 @@
 """The Redis store for asyncio. What is said to Redis is `redis_commands`, as in `redis_sync`; here it is awaited."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
 from redis.exceptions import NoScriptError
@@ -36,6 +36,10 @@ class AsyncRedisStore:
     def from_url(cls, url: str) -> "AsyncRedisStore":
         """A store with a client of its own. Nothing is connected yet. See `open_async_store` for the URL."""
         target = RedisTarget.parse(url)
+        if target.cached_patients:
+            from .redis_async_tracked import AsyncTrackedRedisStore
+
+            return AsyncTrackedRedisStore(target)
         store = cls(open_async_client(target), prefix=target.prefix, name=target.name)
         store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True
@@ -63,17 +67,22 @@ class AsyncRedisStore:
         commands = self._commands.due(limit) if limit > 0 else []
         return await self._hold(redis_talks.due(commands, limit))
 
+    async def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
+        """See `RedisStore.merge_durations`."""
+        return await self._run(self._commands.merge_durations(counts, most))
+
     async def close(self) -> None:
         """Close the connections, if they are the store's own."""
         if self._owns_client:
             await self._client.aclose()
 
-    async def _run(self, command: Command[T]) -> T:
+    async def _run(self, command: Command[T], execute: Callable[..., Awaitable[object]] | None = None) -> T:
+        execute = execute or self._client.execute_command
         try:
             try:
-                reply = await self._client.execute_command(*command.by_hash())
+                reply = await execute(*command.by_hash())
             except NoScriptError:
-                reply = await self._client.execute_command(*command.in_full())
+                reply = await execute(*command.in_full())
             return command.read(reply)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error

@@ -51,7 +51,7 @@ def open_async_client(target: RedisTarget) -> AsyncRedisClient:
     """A client for `target`. Raises `ConfigurationError` if redis-py does not take its options."""
     if target.kind == "server":
         # See `open_client` for the reason.
-        pool = _pool(target.client_url(target.places[0]), repeats=1)
+        pool = open_async_pool(target.client_url(target.places[0]), repeats=1)
         return AsyncDirectRedis(pool) if pool.connection_kwargs["protocol"] in (2, "2") else _client_of(pool)
     return AsyncRoutedRedis(target)
 
@@ -158,14 +158,15 @@ class AsyncRoutedPipeline:
 
 
 def _client(url: str, *, repeats: int, **options: Any) -> AsyncRedisClient:
-    return _client_of(_pool(url, repeats=repeats, **options))
+    return _client_of(open_async_pool(url, repeats=repeats, **options))
 
 
 def _client_of(pool: redis.asyncio.BlockingConnectionPool) -> AsyncRedisClient:
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _pool(url: str, *, repeats: int, **options: Any) -> redis.asyncio.BlockingConnectionPool:
+def open_async_pool(url: str, *, repeats: int, **options: Any) -> redis.asyncio.BlockingConnectionPool:
+    """See `open_pool`."""
     retry = Retry(NoBackoff(), repeats, supported_errors=(ConnectionError,))
     try:
         # Tasks are many: they queue for a connection. Another kind of pool would refuse the hundred and first.

@@ -1,12 +1,14 @@
 """`redis_direct` for asyncio: a client of one server that talks to redis.asyncio's connections itself."""
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import redis.asyncio
 from redis.exceptions import ConnectionError, ResponseError
 
 from .redis_commands import Argument, Encoder
+from .redis_direct import Arguments
 
 
 class AsyncDirectRedis:
@@ -23,18 +25,21 @@ class AsyncDirectRedis:
 
     async def execute_command(self, *args: Argument) -> object:
         """The reply to a command. Raises what redis-py raises."""
+        return await self._execute(self._ask, args)
+
+    async def _execute(self, ask: Callable[[Any, Arguments], Awaitable[object]], args: Arguments) -> object:
         connection = self._idle.pop() if self._idle else await self._wait()
         try:
             try:
-                return await self._ask(connection, args)
+                return await ask(connection, args)
             except ConnectionError:
-                return await self._ask(connection, args)
+                return await ask(connection, args)
         finally:
             self._idle.append(connection)
             if self._waiting:
                 await self._let_go()
 
-    async def _ask(self, connection: Any, args: tuple[Argument, ...]) -> object:
+    async def _ask(self, connection: Any, args: Arguments) -> object:
         try:
             await connection.send_command(*args)
             return await connection.read_response()

@@ -190,6 +190,13 @@ class RoutedPipeline:
 
 
 def _client(url: str, *, repeats: int, **options: Any) -> RedisClient:
+    pool = open_pool(url, repeats=repeats, **options)
+    # RESP3 servers may say something unasked, which redis-py's own client knows how to take.
+    return DirectRedis(pool) if pool.connection_kwargs["protocol"] in (2, "2") else redis.Redis.from_pool(pool)
+
+
+def open_pool(url: str, *, repeats: int, **options: Any) -> redis.ConnectionPool:
+    """Connections to the server that redis-py calls `url`. Raises `ConfigurationError` for options it does not take."""
     retry = Retry(NoBackoff(), repeats, supported_errors=(ConnectionError,))
     try:
         pool = redis.ConnectionPool.from_url(url, retry=retry, **(CONNECTION_DEFAULTS | options))
@@ -197,8 +204,7 @@ def _client(url: str, *, repeats: int, **options: Any) -> RedisClient:
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, redis.RedisError):
         raise unusable_options() from None
-    # RESP3 servers may say something unasked, which redis-py's own client knows how to take.
-    return DirectRedis(pool) if pool.connection_kwargs["protocol"] in (2, "2") else redis.Redis.from_pool(pool)
+    return pool
 
 
 def _connect_to_primary(connection: _Connection) -> None:

@@ -10,12 +10,15 @@ errors are redis-py's.
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import redis
 from redis.exceptions import ConnectionError, ResponseError
 
 from .redis_commands import Argument, Encoder
+
+Arguments = tuple[Argument, ...]
 
 
 class DirectRedis:
@@ -32,16 +35,19 @@ class DirectRedis:
 
     def execute_command(self, *args: Argument) -> object:
         """The reply to a command. Raises what redis-py raises."""
+        return self._execute(self._ask, args)
+
+    def _execute(self, ask: Callable[[Any, Arguments], object], args: Arguments) -> object:
         connection = self._take()
         try:
             try:
-                return self._ask(connection, args)
+                return ask(connection, args)
             except ConnectionError:
-                return self._ask(connection, args)
+                return ask(connection, args)
         finally:
             self._idle.append(connection)
 
-    def _ask(self, connection: Any, args: tuple[Argument, ...]) -> object:
+    def _ask(self, connection: Any, args: Arguments) -> object:
         try:
             connection.send_command(*args)
             return connection.read_response()

@@ -1,6 +1,6 @@
 """A store in Redis or Valkey: what a fleet uses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from redis.exceptions import NoScriptError
@@ -45,6 +45,10 @@ class RedisStore:
     def from_url(cls, url: str) -> "RedisStore":
         """A store with a client of its own. Nothing is connected yet. See `open_store` for the URL."""
         target = RedisTarget.parse(url)
+        if target.cached_patients:
+            from .redis_tracked import TrackedRedisStore
+
+            return TrackedRedisStore(target)
         store = cls(open_client(target), prefix=target.prefix, name=target.name)
         store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True
@@ -72,17 +76,22 @@ class RedisStore:
         commands = self._commands.due(limit) if limit > 0 else []
         return self._hold(redis_talks.due(commands, limit))
 
+    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
+        """Add counts of durations, and give what there is now, in one atomic round trip."""
+        return self._run(self._commands.merge_durations(counts, most))
+
     def close(self) -> None:
         """Close the connections, if they are the store's own."""
         if self._owns_client:
             self._client.close()
 
-    def _run(self, command: Command[T]) -> T:
+    def _run(self, command: Command[T], execute: Callable[..., object] | None = None) -> T:
+        execute = execute or self._client.execute_command
         try:
             try:
-                reply = self._client.execute_command(*command.by_hash())
+                reply = execute(*command.by_hash())
             except NoScriptError:
-                reply = self._client.execute_command(*command.in_full())
+                reply = execute(*command.in_full())
             return command.read(reply)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error

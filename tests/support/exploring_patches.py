@@ -120,9 +120,9 @@ def claiming(change: Callable[[Any], dict[str, Any]]) -> Patch:
     """Change the event that claims a kick-off."""
 
     def make(original: Any) -> Any:
-        def take(self: Draft, event: Any) -> bool:
+        def take(self: Draft, event: Any) -> None:
             claims = event.name is EventName.REFRESH_CLAIMED
-            return bool(original(self, replace(event, **change(event)) if claims else event))
+            original(self, replace(event, **change(event)) if claims else event)
 
         return take
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from phr_refresh.statemachine.policy import Policy, milliseconds
 
+#: So long a worker may be late that holds a refresh back: the patient's status goes on to wait for it.
+WAKING = 5_000
 #: Kind, reason, and when to come back: what is compared of a receipt.
 Said = tuple[str, str | None, int | None]
 
@@ -18,8 +20,9 @@ class Script:
     session_life: int | None = 900_000  # None: no session is given
     kick_off: str = "accepted"  # or rejected, lost, never_sent; "dies": our process does, when it was sent
     status: str = "complete"  # or in_progress, failed, not_asked
-    retry_after: int | None = None  # seconds, beside "not_asked"
+    retry_after: int | None = None  # seconds, beside "not_asked" and what finds no room
     takes: int = 0
+    has_room: bool = True  # for sessions and kick-offs; else neither leaves our side
 
 
 class Model:
@@ -34,6 +37,7 @@ class Model:
         self.state, self.outcome = "no_session", None  # of the last refresh: None until it is known
         self.session_until = self.claimed_at = self.deadline_at = self.opens_at = self.next_poll_at = 0
         self.session_failed, self.failures, self.retry_at = False, 0, 0
+        self.deferred_since = 0
 
     def wait(self, duration: int) -> None:
         self.now += duration
@@ -51,7 +55,8 @@ class Model:
             return "fresh", None, self.opens_at
         if self.state != "no_session" and self.now < self.opens_at:
             return "deferred", "window_closed", self.opens_at
-        return ("deferred", "backoff", self.retry_at) if self.now < self.retry_at else None
+        why = "upstream_overloaded" if self.deferred_since else "backoff"
+        return ("deferred", why, self.retry_at) if self.now < self.retry_at else None
 
     def login(self) -> Said:
         kind, *rest = self.standing() or ("handed_over", None, None)
@@ -60,7 +65,7 @@ class Model:
     def refresh(self, script: Script) -> Said | None:
         standing = self.standing()
         if standing is None and self.now >= self.session_until:
-            if not self.open(script):
+            if not self.open(script, wants_refresh=True):
                 return "deferred", reason_of(script), self.retry_at
             standing = self.standing()  # the session resumes where this window stands
         return standing or self.kick_off(script)
@@ -70,9 +75,13 @@ class Model:
             return True
         return not (self.session_failed and self.now < self.retry_at) and self.open(script)
 
-    def open(self, script: Script) -> bool:
+    def open(self, script: Script, *, wants_refresh: bool = False) -> bool:
         self.opened += 1
         self.wait(script.takes)
+        if not script.has_room:
+            self.hold_back(script, wants=wants_refresh or self.deferred_since > 0)
+            self.session_failed = True
+            return False
         if not script.session_life:
             self.back_off()
             self.session_failed = True
@@ -94,6 +103,16 @@ class Model:
         forgotten = self.now > self.retry_at + milliseconds(self.policy.retry_backoff_max)
         self.failures = 1 if forgotten else self.failures + 1
         self.retry_at = self.now + self.policy.backoff_after(self.failures)
+        self.deferred_since = 0
+
+    def hold_back(self, script: Script, *, wants: bool) -> None:
+        since, longest = self.deferred_since or self.now, milliseconds(self.policy.refresh_window)
+        self.deferred_since = since if wants and self.now - since < longest else 0
+        asked = milliseconds(self.policy.retry_backoff) if script.retry_after is None else script.retry_after * 1000
+        self.retry_at = self.now + min(asked, milliseconds(self.policy.retry_backoff_max))
+
+    def is_held_back(self) -> bool:
+        return self.state != "refreshing" and self.deferred_since > 0 and self.now < self.retry_at + WAKING
 
     def kick_off(self, script: Script) -> Said | None:
         window, margin = milliseconds(self.policy.refresh_window), milliseconds(self.policy.unanswered_margin)
@@ -103,10 +122,15 @@ class Model:
         self.next_poll_at = self.now + milliseconds(self.policy.poll_interval)
         self.opens_at = self.now + window + margin
         self.wait(script.takes)
+        if not script.has_room:
+            self.state, self.outcome, self.opens_at = "stale", "upstream_overloaded", self.now
+            self.hold_back(script, wants=True)
+            return "deferred", "upstream_overloaded", self.retry_at
         if script.kick_off == "dies":
             return None  # whether it arrived, nobody knows: as if its answer had been lost, but for the time of that
         self.next_poll_at = self.now + milliseconds(self.policy.poll_interval)
         self.opens_at = max(self.opens_at, self.now + window) if script.kick_off == "lost" else self.now + window
+        self.deferred_since = 0
         if script.kick_off in ("accepted", "lost"):
             return "started", None, None
         self.state, self.outcome = "stale", script.kick_off
@@ -133,7 +157,7 @@ class Model:
             self.next_poll_at = max(self.next_poll_at, self.now + pause)
         may_end = self.is_awaited() and (self.state != "stale" or script.status == "complete")
         if script.status in ("complete", "failed") and may_end:
-            self.outcome = script.status
+            self.outcome, self.deferred_since = script.status, 0
             if not self.session_failed:
                 self.failures = self.retry_at = 0
             if self.state != "no_session":
@@ -141,8 +165,12 @@ class Model:
 
     def logout(self) -> None:
         self.state, self.session_until = "no_session", 0
+        if self.deferred_since:
+            self.deferred_since = self.retry_at = 0
 
 
 def reason_of(script: Script) -> str:
-    """Why there is no session: the upstream said no, or gave a token that was over."""
+    """Why there is no session: there was no room, the upstream said no, or gave a token that was over."""
+    if not script.has_room:
+        return "upstream_overloaded"
     return "http_500" if script.session_life is None else "token_expired"

@@ -60,6 +60,8 @@ class PlayingUpstream:
     def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
         self.opened += 1
         self._wait(self.script.takes)
+        if not self.script.has_room:
+            return SessionFailed(reason_of(self.script), retry_after=self.script.retry_after)
         if self.script.session_life is None:
             return SessionFailed(reason_of(self.script))
         return SessionOpened(token_until(self._now() + self.script.session_life))
@@ -68,6 +70,8 @@ class PlayingUpstream:
         self.kick_offs += 1
         began_at = self._now()
         self._wait(self.script.takes)
+        if not self.script.has_room:
+            return NeverSent(reason_of(self.script), retry_after=self.script.retry_after)
         if self.script.kick_off != "never_sent":
             self.sent.append((began_at, self._now()))
         if self.script.kick_off == "dies":
