@@ -1,6 +1,7 @@
 """The explorer can see: faults that are seeded into the shipped code are found, each by the rule that it breaks."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.exploring import broken_by, explore
@@ -8,6 +9,8 @@ from support.exploring_faults import SEEDED
 from support.exploring_report import as_test, mermaid
 
 pytestmark = pytest.mark.once
+
+PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
 
 
 @pytest.mark.parametrize("name", SEEDED)
@@ -23,7 +26,9 @@ def test_a_seeded_fault_is_found_and_nothing_without_it(
         violation = found.violations[0]
         assert violation.what in mermaid(violation)
         assert all(choice in as_test(violation) for choice in violation.choices)
-    record_property("choices", len(violation.choices))
+    row = f"| {name} | {seeded.rule} | {violation.what} | {len(violation.choices)} |"
+    record_property("row", row)
+    assert row in PAGE.read_text(encoding="utf-8").splitlines()
     print(f"{name}: {violation.rule}, {violation.what}, {len(violation.choices)} choices, {found}")
     assert [] == broken_by(seeded.scene, violation.choices)
 
