@@ -90,7 +90,7 @@ def test_who_is_interrupted_leaves_no_answer_behind(
 
 
 def test_a_pipeline_finds_a_connection_where_there_may_be_one_only(server: Server) -> None:
-    """What is idle goes back to the pool for it."""
+    """It takes the one that lies idle."""
     with closing(direct(server, "?max_connections=1")) as client:
         for number in range(2):
             client.execute_command("SET", "k", number)

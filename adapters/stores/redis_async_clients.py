@@ -9,7 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError
 
-from .redis_async_direct import AsyncDirectRedis
+from .redis_async_direct import AsyncDirectRedis, AsyncPipeline
 from .redis_clients import check_primary, router_of
 from .redis_commands import Argument, Encoder
 from .redis_errors import REDIS_ERRORS
@@ -79,9 +79,9 @@ class AsyncRoutedRedis:
             raise reply
         return reply
 
-    def pipeline(self, transaction: bool = True) -> "AsyncRoutedPipeline":
+    def pipeline(self, transaction: bool = True) -> AsyncPipeline:
         """A pipeline, never a transaction. A `WAIT` in it is about the command before it."""
-        return AsyncRoutedPipeline(self)
+        return AsyncPipeline(self.execute_all)
 
     async def execute_all(self, commands: Sent) -> Replies:
         """The reply to each command, errors as values."""
@@ -132,29 +132,6 @@ class AsyncRoutedRedis:
             client = _client(url, repeats=0, **({"redis_connect_func": _connect_to_primary} if checks else {}))
             self._clients[place, to_sentinel] = client
         return client
-
-
-class AsyncRoutedPipeline:
-    """Commands to be sent together, to as many servers as keep their keys."""
-
-    def __init__(self, client: AsyncRoutedRedis) -> None:
-        self._client = client
-        self._commands: Sent = []
-
-    def execute_command(self, *args: Argument) -> object:
-        """Queue a command."""
-        self._commands.append(args)
-        return self
-
-    async def execute(self, raise_on_error: bool = True) -> list[object]:
-        """Send the queued commands and read all replies."""
-        commands, self._commands = self._commands, []
-        replies = await self._client.execute_all(commands)
-        if raise_on_error:
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        return replies
 
 
 def _client(url: str, *, repeats: int, **options: Any) -> AsyncRedisClient:

@@ -8,7 +8,8 @@ import redis.asyncio
 from redis.exceptions import ConnectionError, ResponseError
 
 from .redis_commands import Argument, Encoder
-from .redis_direct import Arguments
+from .redis_direct import Arguments, Sending, heard
+from .redis_talks import Sent
 
 
 class AsyncDirectRedis:
@@ -19,7 +20,6 @@ class AsyncDirectRedis:
 
     def __init__(self, pool: redis.asyncio.BlockingConnectionPool) -> None:
         self._pool: Any = pool
-        self._client: Any = redis.asyncio.Redis.from_pool(pool)
         self._idle: deque[Any] = deque()
         self._waiting = 0
 
@@ -27,13 +27,17 @@ class AsyncDirectRedis:
         """The reply to a command. Raises what redis-py raises."""
         return await self._execute(self._ask, args)
 
-    async def _execute(self, ask: Callable[[Any, Arguments], Awaitable[object]], args: Arguments) -> object:
+    async def execute_all(self, commands: Sent) -> list[object]:
+        """See `DirectRedis.execute_all`."""
+        return cast("list[object]", await self._execute(self._ask_all, commands))
+
+    async def _execute(self, ask: Callable[[Any, Sending], Awaitable[object]], what: Sending) -> object:
         connection = self._idle.pop() if self._idle else await self._wait()
         try:
             try:
-                return await ask(connection, args)
+                return await ask(connection, what)
             except ConnectionError:
-                return await ask(connection, args)
+                return await ask(connection, what)
         finally:
             self._idle.append(connection)
             if self._waiting:
@@ -50,6 +54,15 @@ class AsyncDirectRedis:
             await connection.disconnect(nowait=True)
             raise
 
+    async def _ask_all(self, connection: Any, commands: Sent) -> list[object]:
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection) for _ in commands]
+        except BaseException:
+            # As above.
+            await connection.disconnect(nowait=True)
+            raise
+
     async def _wait(self) -> Any:
         # Who waits at the pool is woken by what is given back to the pool, not by what lies idle here.
         self._waiting += 1
@@ -58,27 +71,17 @@ class AsyncDirectRedis:
         finally:
             self._waiting -= 1
 
-    def pipeline(self, transaction: bool = True) -> "AsyncDirectPipeline":
-        """A pipeline of redis.asyncio's."""
-        return AsyncDirectPipeline(self, self._client.pipeline(transaction=transaction))
-
-    async def execute_all(self, pipeline: Any, raise_on_error: bool) -> list[object]:
-        """The replies to what `pipeline` has queued. It takes its connection out of the pool, which gets idle ones."""
-        self._waiting += 1
-        try:
-            await self._let_go()
-            return cast("list[object]", await pipeline.execute(raise_on_error=raise_on_error))
-        finally:
-            self._waiting -= 1
+    def pipeline(self, transaction: bool = True) -> "AsyncPipeline":
+        """A pipeline, never a transaction."""
+        return AsyncPipeline(self.execute_all)
 
     def get_encoder(self) -> Encoder:
         """How replies are encoded."""
-        return cast("Encoder", self._client.get_encoder())
+        return cast("Encoder", self._pool.get_encoder())
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._let_go()
-        await self._client.aclose()
         await self._pool.disconnect()
 
     async def _let_go(self) -> None:
@@ -86,17 +89,26 @@ class AsyncDirectRedis:
             await self._pool.release(self._idle.pop())
 
 
-class AsyncDirectPipeline:
-    """Commands to be sent together."""
+async def _reply(connection: Any) -> object:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
 
-    def __init__(self, client: AsyncDirectRedis, pipeline: Any) -> None:
-        self._client = client
-        self._pipeline = pipeline
+
+class AsyncPipeline:
+    """`Pipeline` for asyncio."""
+
+    def __init__(self, execute_all: Callable[[Sent], Awaitable[list[object]]]) -> None:
+        self._execute_all = execute_all
+        self._commands: Sent = []
 
     def execute_command(self, *args: Argument) -> object:
         """Queue a command."""
-        return self._pipeline.execute_command(*args)
+        self._commands.append(args)
+        return self
 
     async def execute(self, raise_on_error: bool = True) -> list[object]:
         """Send the queued commands and read all replies."""
-        return await self._client.execute_all(self._pipeline, raise_on_error)
+        commands, self._commands = self._commands, []
+        return heard(await self._execute_all(commands), raise_on_error=raise_on_error)

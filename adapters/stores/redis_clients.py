@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError, ReadOnlyError, TimeoutError
 from redis.retry import Retry
 
 from .redis_commands import Argument, Encoder
-from .redis_direct import DirectRedis
+from .redis_direct import DirectRedis, Pipeline
 from .redis_errors import REDIS_ERRORS
 from .redis_routing import Errand, Journey, Pause, Replies, Router
 from .redis_talks import Sent
@@ -102,9 +102,9 @@ class RoutedRedis:
             raise reply
         return reply
 
-    def pipeline(self, transaction: bool = True) -> "RoutedPipeline":
+    def pipeline(self, transaction: bool = True) -> Pipeline:
         """A pipeline, never a transaction. A `WAIT` in it is about the command before it."""
-        return RoutedPipeline(self)
+        return Pipeline(self.execute_all)
 
     def execute_all(self, commands: Sent) -> Replies:
         """The reply to each command, errors as values."""
@@ -164,29 +164,6 @@ class RoutedRedis:
             # No lock, which a fork would copy: of two that are made at once one is used.
             client = self._clients.setdefault((place, to_sentinel), client)
         return client
-
-
-class RoutedPipeline:
-    """Commands to be sent together, to as many servers as keep their keys."""
-
-    def __init__(self, client: RoutedRedis) -> None:
-        self._client = client
-        self._commands: Sent = []
-
-    def execute_command(self, *args: Argument) -> object:
-        """Queue a command."""
-        self._commands.append(args)
-        return self
-
-    def execute(self, raise_on_error: bool = True) -> list[object]:
-        """Send the queued commands and read all replies."""
-        commands, self._commands = self._commands, []
-        replies = self._client.execute_all(commands)
-        if raise_on_error:
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        return replies
 
 
 def _client(url: str, *, repeats: int, **options: Any) -> RedisClient:
