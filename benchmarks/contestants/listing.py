@@ -10,7 +10,7 @@ from . import AsyncContestant, Contestant, Entry
 
 #: Just longer than `ours.SETTLES_SECONDS`, whose module is not imported before it is opened.
 _POLL_SECONDS: Final = 0.11
-_READS: Final = frozenset({Work.REPEAT_LOGIN, Work.STATUS_READ})
+_ALONE: Final = frozenset(Work) - {Work.CROWD, Work.MANY}
 _CACHED: Final = "the first read of each patient goes to the server, the other 19 of a run do not"
 
 
@@ -29,7 +29,7 @@ ENTRIES: Final = (
         name="phr-refresh-cached",
         text="PhrRefresh with ?cached_patients=1000",
         open=_opener("ours", "open_cached_ours"),
-        works=_READS,
+        works=_ALONE,
         settles_in=_POLL_SECONDS,
         remark=_CACHED,
     ),
@@ -92,7 +92,7 @@ ENTRIES: Final = (
         name="phr-refresh-async-cached",
         text="AsyncPhrRefresh with ?cached_patients=1000",
         open=_opener("ours", "open_async_cached_ours"),
-        works=_READS,
+        works=_ALONE,
         settles_in=_POLL_SECONDS,
         floor="floor-async",
         is_async=True,
