@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from .report import Results
 from .works import Load
@@ -43,6 +44,9 @@ def _draw_work(axis: Axes, results: Results, load: Load) -> None:
     colours = [_OURS if name.startswith("phr-refresh") else _OTHERS for name in names]
     axis.barh(names, medians, xerr=spread, color=colours, error_kw={"elinewidth": 1})
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.axvline(1.0, color="black", linewidth=0.8)
     right = max([*(figure.high for _, figure in figures), 2.0]) * 2.5
     axis.set_xlim(min([*medians, 1.0]) / 1.5, right)
