@@ -36,9 +36,16 @@ def open_store(url: str) -> Store:
         from .sqlite import SqliteStore
 
         return SqliteStore(sqlite_path(url))
+    from .redis_urls import RedisTarget
+
+    target = RedisTarget.parse(url)
+    if target.cached_patients:
+        from .redis_tracked import TrackedRedisStore
+
+        return TrackedRedisStore(target)
     from .redis_sync import RedisStore
 
-    return RedisStore.from_url(url)
+    return RedisStore.at(target)
 
 
 def open_async_store(url: str) -> AsyncStore:
@@ -47,6 +54,13 @@ def open_async_store(url: str) -> AsyncStore:
         from .threaded import ThreadedStore
 
         return ThreadedStore(open_store(url))
+    from .redis_urls import RedisTarget
+
+    target = RedisTarget.parse(url)
+    if target.cached_patients:
+        from .redis_async_tracked import AsyncTrackedRedisStore
+
+        return AsyncTrackedRedisStore(target)
     from .redis_async import AsyncRedisStore
 
-    return AsyncRedisStore.from_url(url)
+    return AsyncRedisStore.at(target)

@@ -33,13 +33,8 @@ class AsyncRedisStore:
         self._owns_client = False
 
     @classmethod
-    def from_url(cls, url: str) -> "AsyncRedisStore":
-        """A store with a client of its own. Nothing is connected yet. See `open_async_store` for the URL."""
-        target = RedisTarget.parse(url)
-        if target.cached_patients:
-            from .redis_async_tracked import AsyncTrackedRedisStore
-
-            return AsyncTrackedRedisStore(target)
+    def at(cls, target: RedisTarget) -> "AsyncRedisStore":
+        """A store with a client of its own. Nothing is connected yet. See `open_async_store` for what URLs name."""
         store = cls(open_async_client(target), prefix=target.prefix, name=target.name)
         store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True

@@ -24,7 +24,7 @@ class RedisStore:
 
     `client` must give bytes (`decode_responses=False`), should have time-outs, and may repeat a command after a
     broken connection: every write is safe to repeat. It stays the caller's, and `close` leaves it alone, unless
-    the store came from `from_url`. `name` stands for the server in errors.
+    the store came from `at`. `name` stands for the server in errors.
 
     Not guaranteed with a `redis.RedisCluster` of the caller's: that a node that hangs costs no more than one time-out,
     and changes that ask for replicas; with stores from URLs both are.
@@ -42,13 +42,8 @@ class RedisStore:
         self._owns_client = False
 
     @classmethod
-    def from_url(cls, url: str) -> "RedisStore":
-        """A store with a client of its own. Nothing is connected yet. See `open_store` for the URL."""
-        target = RedisTarget.parse(url)
-        if target.cached_patients:
-            from .redis_tracked import TrackedRedisStore
-
-            return TrackedRedisStore(target)
+    def at(cls, target: RedisTarget) -> "RedisStore":
+        """A store with a client of its own. Nothing is connected yet. See `open_store` for what URLs name."""
         store = cls(open_client(target), prefix=target.prefix, name=target.name)
         store._commands = RedisCommands(target.prefix, longest_wait=target.longest_wait)
         store._owns_client = True
