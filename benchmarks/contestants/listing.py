@@ -8,8 +8,8 @@ from ..place import Place
 from ..works import Work
 from . import AsyncContestant, Contestant, Entry
 
-#: Just longer than `ours.SETTLES_SECONDS`, whose module is not imported before it is opened.
-_POLL_SECONDS: Final = 0.11
+#: Longer by far than `ours.SETTLES_SECONDS`, whose module is not imported before it is opened.
+_POLL_SECONDS: Final = 0.15
 _ALONE: Final = frozenset(Work) - {Work.CROWD, Work.MANY}
 _CACHED: Final = "the first read of each patient goes to the server, the other 19 of a run do not"
 
