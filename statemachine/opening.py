@@ -168,7 +168,7 @@ class Opening:
         lasts = milliseconds(self.policy.session_claim) + 2 * age
         # Ours already where the commit's answer was lost; claimed anew if that took too long to find out.
         if not self._is_ours(record) or record.opening_until - draft.now < lasts - age:
-            if not self._is_ours(record) and record.opening_id is not None and draft.now < record.opening_until:
+            if not self._is_ours(record) and draft.now < record.opening_until:
                 return (yield from self._wait(draft, wait=wait))
             draft.note("session_claim", opening_id=self.opening_id, opening_until=draft.now + lasts)
             result = yield from self._commit(draft)

@@ -68,6 +68,26 @@ def test_each_error_says_what_to_do(error: PhrRefreshError, base: type[PhrRefres
     assert isinstance(error, PhrRefreshError)
 
 
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        (ConfigurationError("A.b", "odd", "even it"), {"setting": "A.b", "problem": "odd", "remedy": "even it"}),
+        (InvalidPatient("icn", "a form"), {"field": "icn", "expected": "a form"}),
+        (UnknownPatient("the directory"), {"directory": "the directory"}),
+        (NotEligible(), {}),
+        (MissingExtra("sealing", "sealed"), {"feature": "sealing", "extra": "sealed"}),
+        (EventRefused("e", "s", ("a",)), {"event": "e", "state": "s", "guards": ("a",)}),
+        (SessionUnavailable("http_500", None), {"reason": "http_500", "retry_at": None}),
+        (StoreUnavailable("redis", "timed_out"), {"store": "redis", "reason": "timed_out"}),
+        (RecordUnreadable("torn", "mend it"), {"problem": "torn", "remedy": "mend it"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_programs_read_fields_and_not_the_message(error: PhrRefreshError, fields: dict[str, object]) -> None:
+    """All that the message says is a field of its own."""
+    assert fields == vars(error)
+
+
 def test_no_error_is_left_out() -> None:
     """Every leaf of the tree is among the samples."""
     classes = {item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, PhrRefreshError)}

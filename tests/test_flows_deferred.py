@@ -31,6 +31,11 @@ NOT_SENT = NeverSent(UPSTREAM_OVERLOADED, retry_after=30.0)
 AFTER = NOON + 30 * SECOND
 
 
+def test_its_reason_is_a_word_that_hosts_read() -> None:
+    """In receipts and statuses."""
+    assert "upstream_overloaded" == UPSTREAM_OVERLOADED
+
+
 def world(*, session: int = 0, kick_off: int = 0) -> World:
     """A world whose upstream has no room for so many sessions and kick-offs."""
     return World(sessions=deque([NO_ROOM] * session), kick_off_answers=deque([NOT_SENT] * kick_off))

@@ -1,10 +1,11 @@
 """Sweeps and statuses of many patients, stepped: in batches, past what cannot be moved, beside other sweepers."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from phr_refresh.statemachine.codec import decode, encode
-from phr_refresh.statemachine.effects import CommitAll, LoadAll
+from phr_refresh.statemachine.effects import CommitAll, Effect, ListDue, LoadAll
 from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.outcomes import Status, SweepReport
 from phr_refresh.statemachine.patient import UserKey, key_of
@@ -173,3 +174,54 @@ def test_a_sweep_of_one_patient_writes_what_a_status_would() -> None:
     swept.run(swept.flows.sweep(1))
     read.run(read.flows.status(keys[0]))
     assert json.loads(read.rows[keys[0]].value) == json.loads(swept.rows[keys[0]].value)
+
+
+def test_a_sweep_that_has_moved_its_limit_lists_no_more() -> None:
+    """It is over with the commit of the last one."""
+    world, _ = overdue(9)
+    assert ["ListDue", "LoadAll", "CommitAll"] == effects_of(world.stepper(world.flows.sweep(5)))
+
+
+def test_a_sweep_asks_for_as_many_more_as_it_could_not_move() -> None:
+    """Those may head the list again; whom it moved is listed no more."""
+    world, _ = overdue(9, unreadable=3)
+    sweeping, limits = world.stepper(world.flows.sweep(5)), []
+    while sweeping.effect is not None:
+        limits += [sweeping.effect.limit] if isinstance(sweeping.effect, ListDue) else []
+        sweeping.step()
+    assert [5, 8] == limits
+
+
+class Stuttering(World):
+    """A store that lists the same patient over and over."""
+
+    def perform(self, effect: Effect) -> object:
+        answer = super().perform(effect)
+        return tuple(self.rows) * effect.limit if isinstance(effect, ListDue) else answer
+
+
+def test_a_store_that_lists_a_patient_over_and_over_keeps_no_sweep_busy() -> None:
+    """Who was seen is not looked at again."""
+    plain, _ = overdue(1)
+    report = Stuttering(now=OVERDUE, rows=plain.rows).run(plain.flows.sweep(5))
+    assert (1, 1) == (report.due, report.moved)
+
+
+@dataclass
+class Short(World):
+    """A store that leaves the last patient out of one of its answers."""
+
+    of: type[Effect] = LoadAll
+
+    def perform(self, effect: Effect) -> object:
+        answer = super().perform(effect)
+        return answer[:-1] if isinstance(effect, self.of) else answer
+
+
+@pytest.mark.parametrize(("of", "verb"), [(LoadAll, "statuses"), (LoadAll, "sweep"), (CommitAll, "sweep")])
+def test_a_store_that_answers_for_fewer_than_it_was_asked_is_found_out(of: type[Effect], verb: str) -> None:
+    """Nobody takes one patient's answer for another's, or for none."""
+    plain, keys = overdue(2)
+    flow = plain.flows.statuses(keys) if verb == "statuses" else plain.flows.sweep(5)
+    with pytest.raises(ValueError, match="zip"):
+        Short(now=OVERDUE, rows=plain.rows, of=of).run(flow)

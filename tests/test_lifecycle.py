@@ -48,8 +48,10 @@ def test_an_event_that_stays_keeps_since() -> None:
 
 def test_an_ignored_event_changes_nothing_at_all() -> None:
     """The very same record, down to its fingerprint."""
-    record = COMPLETE
-    assert record is step(record, event(EventName.REFRESH_COMPLETED)).after
+    record, completed = COMPLETE, event(EventName.REFRESH_COMPLETED)
+    taken = step(record, completed)
+    assert lifecycle.Step(completed, Kind.IGNORED, record, record) == taken
+    assert record is taken.after
 
 
 def test_a_refused_event_says_which_guards_said_no() -> None:

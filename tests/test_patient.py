@@ -176,3 +176,10 @@ def test_a_patient_is_frozen() -> None:
     """Nobody becomes somebody else."""
     with pytest.raises(FrozenInstanceError):
         ADA.icn = ICN  # type: ignore[misc]
+
+
+def test_a_patient_is_no_member_unless_told_so() -> None:
+    """Without a correlation id there is none; and nobody chooses the store key."""
+    assert Patient("ada", ICN).mhv_correlation_id is None
+    with pytest.raises(TypeError):
+        Patient("ada", ICN, CORRELATION_ID, "a-key")  # type: ignore[call-arg]
