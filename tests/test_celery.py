@@ -22,7 +22,9 @@ from phr_refresh.adapters.workers.celery import FOLLOW, REFRESH, SWEEP, WATCH, C
 from phr_refresh.celery import Delivery, setup
 from phr_refresh.celery_process import WorkerProcess
 from phr_refresh.embedding import Embedding
+from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.effects import Follow, Phase, Refresh, StatusReport
+from phr_refresh.statemachine.record import State
 from support.celery_host import CORRELATION_ID, QUEUES, by_id, make_app
 from support.fakes import ScriptedUpstream, Silent
 from support.fleet import Wire
@@ -377,7 +379,7 @@ def test_the_sweep_goes_on_until_nothing_is_due(process: Process) -> None:
         assert () == tuple(process.store.due(10))
         row = process.store.load(by_id("user-1").key)
     assert isinstance(row, Row)
-    assert b"stale" in (row.value or b"")
+    assert State.STALE is decode(row.value or b"").state
 
 
 # Settings.
