@@ -217,3 +217,17 @@ def test_a_slower_upstream_is_noticed_in_proportion() -> None:
     for last, check in pairwise(schedule):
         assert check <= last + max(last / 2, 1000) + last / 100
     assert schedule[-1] > 200_000
+
+
+@pytest.mark.parametrize(
+    ("known", "prompt"),
+    [(Durations.of([1000] * 500 + [60_000] * 500), True), (durations_of([(place, 20) for place in range(50)]), False)],
+    ids=["two kinds", "spread"],
+)
+def test_learning_buys_promptness_or_else_saves_calls(known: Durations, prompt: bool) -> None:
+    """As prompt as even intervals where calls suffice for that; else as prompt as growing ones, with fewer calls."""
+    outlook = Outlook(known, Policy())
+    found, growing = outlook.cost([*learned(known, Policy()), 300_000]), outlook.cost(growing_checks(Policy()))
+    assert found.calls < growing.calls
+    assert prompt == (found.lag <= 500)
+    assert found.lag <= growing.lag
