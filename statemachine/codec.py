@@ -113,7 +113,7 @@ def decode(stored: bytes) -> RefreshRecord:
     try:
         values, carried = _json_values(stored) if stored.startswith(b"{") else _packed_values(stored)
         schema = values[0]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise _corrupt() from None
     if type(schema) is not int or schema < 1:
         raise _corrupt()
@@ -121,7 +121,7 @@ def decode(stored: bytes) -> RefreshRecord:
         raise RecordUnreadable(f"it has schema {schema}, this version reads up to {SCHEMA + 1}", _UPDATE)
     try:
         return _read(values, carried)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError):
         if schema > SCHEMA or _is_unknown_state(values[_STATE]):
             raise RecordUnreadable("a newer version wrote it, in words that this one does not know", _UPDATE) from None
         raise _corrupt() from None
@@ -135,8 +135,7 @@ def _json_values(stored: bytes) -> tuple[list[Any], Carried]:
 
 def _packed_values(stored: bytes) -> tuple[list[Any], Carried]:
     values: list[Any] = msgpack.unpackb(stored)
-    if type(values) is not list:
-        raise ValueError
+    # What is no list has no length, or takes no list.
     values += [None] * (len(_ORDER) - len(values))
     values[_STATE] = _word(values[_STATE])
     if values[_EXTRACTS] is not None:

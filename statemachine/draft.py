@@ -20,7 +20,7 @@ from .events import Event, EventName
 from .facts import Fact
 from .lifecycle import Step, catch_up, deadline_of, step
 from .patient import UserKey
-from .policy import Instant, Policy, milliseconds
+from .policy import Policy, milliseconds
 from .record import RefreshRecord, Refusal
 from .table import FINGERPRINT, Kind
 
@@ -57,7 +57,7 @@ class Draft:
         self.policy = policy
         self.version = loaded.version
         self.now = loaded.now
-        self.record = _within_reach(loaded.record or RefreshRecord(since=loaded.now), loaded.now, policy)
+        self.record = _within_reach(loaded, policy)
         self.steps: list[Step] = list(catch_up(self.record, self.now))
         self.changed = bool(self.steps)
         self.noted: list[str] = []
@@ -126,12 +126,21 @@ class Draft:
         return Loaded(self.record, answer.version, answer.now)
 
 
-def _within_reach(record: RefreshRecord, now: Instant, policy: Policy) -> RefreshRecord:
+def up_to_date(loaded: Loaded, policy: Policy) -> RefreshRecord:
+    """The record with all that was due at the load applied, for who only reads it."""
+    record = _within_reach(loaded, policy)
+    steps = catch_up(record, loaded.now)
+    return steps[-1].after if steps else record
+
+
+def _within_reach(loaded: Loaded, policy: Policy) -> RefreshRecord:
     """The record with what lies further ahead than any policy can have set it counted as due (rule R4).
 
     A store's clock that was set back, as at the boot of a machine, would let everybody wait for it to come round. Not
     so the window: there waiting is the safe side (rule R1).
     """
+    now = loaded.now
+    record = loaded.record or RefreshRecord(since=now)
     reach = now + _FAR * milliseconds(policy.refresh_deadline)
     if max(record.deadline_at, record.next_poll_at, record.opening_until, record.retry_at) <= reach:
         return record

@@ -82,11 +82,11 @@ class Commit:
     decided_at: Instant
     due_at: Instant | None
     keep_until: Instant
-    token_change: TokenChange = TokenChange.KEEP
-    token: SessionToken | None = None
-    noted: tuple[str, ...] = ()
-    told: tuple[Fact, ...] = ()
-    is_claim: bool = False
+    token_change: TokenChange
+    token: SessionToken | None
+    noted: tuple[str, ...]
+    told: tuple[Fact, ...]
+    is_claim: bool
 
 
 @dataclass(frozen=True, slots=True)

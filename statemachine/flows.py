@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from .draft import Draft, Flow, commit, load, tell
+from .draft import Draft, Flow, commit, load, tell, up_to_date
 from .effects import (
     UPSTREAM_OVERLOADED,
     Accepted,
@@ -33,7 +33,7 @@ from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreErro
 from .events import Event, EventName
 from .following import Following
 from .kick_off import event_of
-from .opening import Advance, Opening
+from .opening import Advance, Ended, Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
 from .policy import Instant, Policy, milliseconds
@@ -63,14 +63,14 @@ class Flows:
             reason = "record_unreadable" if isinstance(error, RecordUnreadable) else "store_unavailable"
             yield from tell("login_deferred", patient.key, reason=reason, error=str(error))
             return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
-        draft = Draft(patient.key, loaded, self.policy)
-        receipt = standing_receipt(draft.record, draft.now, ReceiptKind.IN_PROGRESS)
+        record = up_to_date(loaded, self.policy)
+        receipt = standing_receipt(record, loaded.now, ReceiptKind.IN_PROGRESS)
         if receipt is not None:
             return receipt
         if (yield HandOver(Refresh(patient, loaded, _logouts(loaded)))):
-            return receipt_of(ReceiptKind.HANDED_OVER, draft.record)
+            return receipt_of(ReceiptKind.HANDED_OVER, record)
         yield from tell("login_deferred", patient.key, reason="worker_full")
-        return receipt_of(ReceiptKind.DEFERRED, draft.record, reason="worker_full")
+        return receipt_of(ReceiptKind.DEFERRED, record, reason="worker_full")
 
     def refresh(
         self, patient: Patient, *, seen: Loaded | None = None, logouts: int | None = None, wait: bool = True
@@ -85,9 +85,10 @@ class Flows:
             return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
         refresh_id = self.new_id()
         loaded = seen or (yield from load(patient.key))
-        step = Refresh(patient, logouts=_logouts(loaded) if logouts is None else logouts)
-        advance = yield from self._opening(step, refresh_id).advance(loaded, wait=wait)
-        if advance.receipt is not None:
+        logouts = _logouts(loaded) if logouts is None else logouts
+        step = Refresh(patient, logouts=logouts)
+        advance = yield from self._opening(patient, logouts, refresh_id).advance(loaded, wait=wait)
+        if isinstance(advance, Ended):
             yield from self._try_again(step, advance.again_in)
             return advance.receipt
         return (yield from self._kick_off(step, advance, refresh_id))
@@ -95,12 +96,12 @@ class Flows:
     def follow(self, patient: Patient, refresh_id: str) -> Flow[Status]:
         """One step of following a refresh: ask once if it is time to, and hand over the next step."""
         loaded = yield from load(patient.key)
-        following = Following(patient.key, patient, self.policy)
+        following = Following(patient.key, self.policy, patient)
         loaded = yield from following.look(loaded)
         delay = following.next_step_in(loaded, refresh_id)
         if delay is not None and not (yield HandOver(Follow(patient, refresh_id), delay)):
             yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
-        return status_of(following.record_in(loaded), loaded.now)
+        return status_of(up_to_date(loaded, self.policy), loaded.now)
 
     def status(self, key: UserKey, patient: Patient | None = None) -> Flow[Status]:
         """Where the refresh stands: one load for a settled patient.
@@ -110,9 +111,8 @@ class Flows:
         """
         if patient is not None and not patient.is_member:
             return Status(state=State.NO_SESSION, eligible=False)
-        following = Following(key, patient, self.policy)
-        loaded = yield from following.look((yield from load(key)))
-        return status_of(following.record_in(loaded), loaded.now)
+        loaded = yield from Following(key, self.policy, patient).look((yield from load(key)))
+        return status_of(up_to_date(loaded, self.policy), loaded.now)
 
     def session(self, patient: Patient) -> Flow[SessionToken]:
         """The cached session token, created if needed. Raises `NotEligible`, `SessionUnavailable`, `StoreError`."""
@@ -120,17 +120,15 @@ class Flows:
             raise NotEligible
         while True:
             loaded = yield from load(patient.key, with_token=True)
-            record = Draft(patient.key, loaded, self.policy).record
+            record = up_to_date(loaded, self.policy)
             if record.has_session(loaded.now):
                 if loaded.token is not None:
                     return loaded.token
                 # The store has evicted it, or no key opens it any more: as good as expired.
                 yield from tell("token_missing", patient.key)
                 loaded = Loaded(record._replace(session_expires_at=loaded.now), loaded.version, loaded.now)
-            advance = yield from self._opening(Refresh(patient, logouts=_logouts(loaded)), None).advance(
-                loaded, wait=True
-            )
-            if advance.receipt is not None:
+            advance = yield from self._opening(patient, _logouts(loaded), None).advance(loaded, wait=True)
+            if isinstance(advance, Ended):
                 raise SessionUnavailable(advance.receipt.reason or "unknown", advance.receipt.retry_at)
             if advance.token is not None:
                 if advance.loaded.record is not None and advance.loaded.record.state is State.SESSION_CREATED:
@@ -153,7 +151,7 @@ class Flows:
     def explain(self, key: UserKey) -> Flow[Explanation]:
         """Everything the record can tell. Asks nobody and changes nothing."""
         loaded = yield from load(key)
-        return explanation_of(Draft(key, loaded, self.policy).record, loaded.now)
+        return explanation_of(up_to_date(loaded, self.policy), loaded.now)
 
     def statuses(self, keys: Sequence[UserKey]) -> Flow[dict[UserKey, Status | RecordUnreadable]]:
         """What is known of many patients, in batches. Asks nobody and changes nothing."""
@@ -179,8 +177,8 @@ class Flows:
 
     # Their parts.
 
-    def _opening(self, step: Refresh, refresh_id: str | None) -> Opening:
-        return Opening(step, self.policy, opening_id=self.new_id(), refresh_id=refresh_id)
+    def _opening(self, patient: Patient, logouts: int, refresh_id: str | None) -> Opening:
+        return Opening(patient, self.policy, opening_id=self.new_id(), refresh_id=refresh_id, logouts=logouts)
 
     def _try_again(self, step: Refresh, again_in: int | None) -> Flow[None]:
         """Hand over the step again, in so many milliseconds, where its failure can pass by itself."""
@@ -206,7 +204,7 @@ class Flows:
         event = event_of(answer, refresh_id, claimed=claimed, policy=self.policy)
         recorded = yield from self._recorded(patient, Loaded(claimed.record, claimed.version, answer.at), event)
         standing = recorded or claimed
-        record = Following(patient.key, patient, self.policy).record_in(standing)
+        record = up_to_date(standing, self.policy)
         match answer:
             case Accepted() | AnswerLost():
                 until_poll = max(record.next_poll_at - standing.now, milliseconds(self.policy.poll_interval))
@@ -230,7 +228,7 @@ class Flows:
 
         Then the claim stands in the store, and following it settles what can be settled.
         """
-        following = Following(patient.key, patient, self.policy)
+        following = Following(patient.key, self.policy)
         for left in reversed(range(_TRIES_TO_RECORD)):
             try:
                 return (yield from following.record(standing, event))

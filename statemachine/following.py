@@ -1,6 +1,6 @@
 """Following: asking how a refresh stands, at most once per poll interval whoever asks (rule R6), and recording it."""
 
-from .draft import Draft, Flow, commit, tell
+from .draft import Draft, Flow, commit, tell, up_to_date
 from .effects import UPSTREAM_OVERLOADED, AskStatus, Conflict, CouldNotAsk, Loaded, Phase, StatusReport
 from .errors import EventRefused, StoreUnavailable
 from .events import Event, EventName
@@ -14,14 +14,10 @@ class Following:
 
     __slots__ = ("key", "patient", "policy")
 
-    def __init__(self, key: UserKey, patient: Patient | None, policy: Policy) -> None:
+    def __init__(self, key: UserKey, policy: Policy, patient: Patient | None = None) -> None:
         self.key = key
-        self.patient = patient
         self.policy = policy
-
-    def record_in(self, loaded: Loaded) -> RefreshRecord:
-        """The record with what is due applied."""
-        return Draft(self.key, loaded, self.policy).record
+        self.patient = patient
 
     def look(self, loaded: Loaded) -> Flow[Loaded]:
         """How things stand: what is due is applied and committed, and the upstream is asked if it is time to."""
@@ -63,7 +59,7 @@ class Following:
 
     def next_step_in(self, loaded: Loaded, refresh_id: str) -> float | None:
         """Seconds until the next step of following `refresh_id`; None where there is nothing left to follow."""
-        record = self.record_in(loaded)
+        record = up_to_date(loaded, self.policy)
         running = record.state in (State.REFRESHING, State.NO_SESSION) and loaded.now < record.deadline_at
         if record.refresh_id != refresh_id or not running or not record.awaits_answer(loaded.now):
             return None

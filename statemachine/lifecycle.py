@@ -101,9 +101,10 @@ def step(record: RefreshRecord, event: Event) -> Step:
     rules = _RULES[event.name, record.state]
     if rules[0].kind is Kind.REFUSED:
         raise EventRefused(event.name.value, record.state.value)
-    if not _MACHINE.events[event.name.value].trigger(model) or model.fired is None:
-        raise EventRefused(event.name.value, record.state.value, _objections(record, event))
+    _MACHINE.events[event.name.value].trigger(model)
     rule = model.fired
+    if rule is None:
+        raise EventRefused(event.name.value, record.state.value, _objections(record, event))
     if rule.kind is Kind.IGNORED:
         return Step(event, rule.kind, record, record)
     after = record._replace(

@@ -9,7 +9,6 @@ from .effects import (
     Loaded,
     OpenSession,
     Pause,
-    Refresh,
     SessionFailed,
     SessionOpened,
     SessionToken,
@@ -18,6 +17,7 @@ from .errors import StoreUnavailable
 from .events import Event, EventName
 from .kick_off import deferred
 from .outcomes import Receipt, ReceiptKind
+from .patient import Patient
 from .policy import Policy, milliseconds
 from .record import Failure, RefreshRecord, State, cancelled
 from .views import receipt_of, standing_receipt
@@ -25,17 +25,23 @@ from .views import receipt_of, standing_receipt
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far it came: `loaded` is how things stand; `receipt` where it ends here, `token` where it was made here.
+    """How far it came: `loaded` is how things stand, `token` the session's where it was created here."""
+
+    loaded: Loaded
+    token: SessionToken | None = None
+    #: Of a claim: whether it is on as many replicas as the policy asks for.
+    is_replicated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It goes no further; `receipt` says why.
 
     `again_in`: milliseconds after which the step is worth handing over again, None where it is not.
     """
 
-    loaded: Loaded
-    token: SessionToken | None = None
-    receipt: Receipt | None = None
+    receipt: Receipt
     again_in: int | None = None
-    #: Of a claim: whether it is on as many replicas as the policy asks for.
-    is_replicated: bool = False
 
 
 _STUMBLES = 2
@@ -46,9 +52,11 @@ class Opening:
 
     __slots__ = ("is_replicated", "logouts", "opening_id", "patient", "policy", "refresh_id", "stumbles", "waited")
 
-    def __init__(self, step: Refresh, policy: Policy, *, opening_id: str, refresh_id: str | None) -> None:
-        self.patient = step.patient
-        self.logouts = step.logouts or 0
+    def __init__(
+        self, patient: Patient, policy: Policy, *, opening_id: str, refresh_id: str | None, logouts: int
+    ) -> None:
+        self.patient = patient
+        self.logouts = logouts
         self.policy = policy
         self.opening_id = opening_id
         self.refresh_id = refresh_id
@@ -57,7 +65,7 @@ class Opening:
         # Where the answer to its commit is lost, nobody knows.
         self.is_replicated = policy.claim_replicas == 0
 
-    def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance]:
+    def advance(self, loaded: Loaded, *, wait: bool) -> Flow[Advance | Ended]:
         """Go on to a session and, if one is wanted, our claim on the kick-off; or to a receipt that says why not.
 
         A session that is created and the claim that it allows are one commit.
@@ -69,12 +77,12 @@ class Opening:
                 # Also where the commit's answer was lost: nobody else can have used this id.
                 return Advance(loaded, is_replicated=self.is_replicated)
             # A token in hand is committed first, whatever else has happened.
-            ended = self._ended(draft, loaded, wait=wait) if token is None else None
-            if ended is not None:
-                return ended
+            found = self._found(draft, loaded, wait=wait) if token is None else None
+            if found is not None:
+                return found
             if token is None and not draft.record.has_session(draft.now):
                 step = yield from self._create(draft, wait=wait)
-                if step.receipt is not None:
+                if isinstance(step, Ended):
                     return step
                 loaded, token = step.loaded, step.token
                 continue
@@ -110,12 +118,13 @@ class Opening:
         # and its window counts from this clock.
         return Conflict((yield from load(self.patient.key, with_token=True)))
 
-    def _ended(self, draft: Draft, loaded: Loaded, *, wait: bool) -> Advance | None:
+    def _found(self, draft: Draft, loaded: Loaded, *, wait: bool) -> Advance | Ended | None:
+        """What there is already: a session where only that is wanted, or a reason to go no further."""
         record = draft.record
         if record.logouts > self.logouts:
-            return Advance(loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))
+            return Ended(receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))
         if self.refresh_id is None:
-            return Advance(loaded) if record.has_session(draft.now) else self._backoff(draft, loaded)
+            return Advance(loaded) if record.has_session(draft.now) else self._backoff(draft)
         receipt = standing_receipt(record, draft.now, ReceiptKind.JOINED)
         if receipt is None:
             return None
@@ -124,16 +133,14 @@ class Opening:
             receipt.reason == "backoff" and record.failures < self.policy.retry_limit
         )
         early = again and not wait
-        return Advance(loaded, receipt=receipt, again_in=record.retry_at - draft.now if early else None)
+        return Ended(receipt, again_in=record.retry_at - draft.now if early else None)
 
-    def _backoff(self, draft: Draft, loaded: Loaded) -> Advance | None:
+    def _backoff(self, draft: Draft) -> Ended | None:
         record = draft.record
         if record.session_failure is None or draft.now >= record.retry_at:
             return None
         reason = record.session_failure.code
-        return Advance(
-            loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=record.retry_at)
-        )
+        return Ended(receipt_of(ReceiptKind.DEFERRED, record, reason=reason, retry_at=record.retry_at))
 
     def _decide(self, draft: Draft, token: SessionToken | None) -> None:
         if token is not None:
@@ -161,7 +168,7 @@ class Opening:
     def _is_cancelled(self, record: RefreshRecord | None) -> bool:
         return record is not None and record.opening_id == cancelled(self.opening_id)
 
-    def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
+    def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance | Ended]:
         """Claim the creation of the session and create it; or wait for who has claimed it (rule R2)."""
         record = draft.record
         age = milliseconds(self.policy.decision_age)
@@ -183,7 +190,7 @@ class Opening:
             return (yield from self._failed(standing, SessionFailed("token_expired", answer.at)))
         return Advance(standing, answer.token)
 
-    def _wait(self, draft: Draft, *, wait: bool) -> Flow[Advance]:
+    def _wait(self, draft: Draft, *, wait: bool) -> Flow[Advance | Ended]:
         interval = milliseconds(self.policy.session_wait_interval)
         if wait and self.waited < milliseconds(self.policy.session_wait):
             self.waited += interval
@@ -195,10 +202,9 @@ class Opening:
             reason="session_being_created",
             retry_at=draft.record.opening_until,
         )
-        standing = Loaded(draft.record, draft.version, draft.now)
-        return Advance(standing, receipt=receipt, again_in=max(interval, 1000))
+        return Ended(receipt, again_in=max(interval, 1000))
 
-    def _failed(self, standing: Loaded, answer: SessionFailed) -> Flow[Advance]:
+    def _failed(self, standing: Loaded, answer: SessionFailed) -> Flow[Ended]:
         """Give the claim back, with a pause before anybody calls again."""
         is_deferred = answer.reason == UPSTREAM_OVERLOADED
         name = "session_deferred" if is_deferred else "session_failed"
@@ -211,12 +217,12 @@ class Opening:
             again_in = pause if again else None
             result = yield from commit(draft)
             if isinstance(result, Loaded):
-                return Advance(result, receipt=receipt, again_in=again_in)
+                return Ended(receipt, again_in)
             standing = result.current
             if self._is_cancelled(standing.record):
                 return (yield from self._give_back(standing))
             if not self._is_ours(standing.record):
-                return Advance(standing, receipt=receipt, again_in=again_in)
+                return Ended(receipt, again_in)
 
     def _note_failure(self, draft: Draft, answer: SessionFailed) -> tuple[int, bool]:
         """The pause in milliseconds, and whether the step is worth trying again after it."""
@@ -244,7 +250,7 @@ class Opening:
         )
         return pause, again
 
-    def _give_back(self, loaded: Loaded) -> Flow[Advance]:
+    def _give_back(self, loaded: Loaded) -> Flow[Ended]:
         """The patient logged out while the session was being created: nobody gets it, the claim is cleared."""
         while self._is_cancelled(loaded.record):
             draft = Draft(self.patient.key, loaded, self.policy)
@@ -252,4 +258,4 @@ class Opening:
             result = yield from commit(draft)
             loaded = result if isinstance(result, Loaded) else result.current
         record = loaded.record or RefreshRecord()
-        return Advance(loaded, receipt=receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))
+        return Ended(receipt_of(ReceiptKind.DEFERRED, record, reason="logged_out"))

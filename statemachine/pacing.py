@@ -107,7 +107,7 @@ class Outlook:
         self._closest = milliseconds(policy.poll_interval)
         self._farthest = max(self._closest, milliseconds(policy.poll_interval_max))
         self._grid = _grid(self._closest, milliseconds(policy.refresh_deadline))
-        self._until_grid = [self._until(time) for time in self._grid]
+        self._ended_by_grid = [self._until(time)[0] for time in self._grid]
         self._windows = [self._window(time) for time in self._grid]
 
     def cost(self, checks: Sequence[int]) -> Cost:
@@ -150,22 +150,19 @@ class Outlook:
     def _cheapest(self, exponent: float) -> list[int]:
         """The check times that minimise calls + price * lag, found from the deadline backwards."""
         price = 2**exponent / self._closest
-        # What the future costs after a check at each place, plus that part of the lag until there that does not depend
-        # on the check before: the rest, chance * time, is subtracted below.
+        # What the future costs after a check at each place, plus price * chance * time of all that have ended by then:
+        # of those that the check before has seen, it is subtracted below. Left out is what all schedules have in
+        # common: the mean time of an end, and what is counted after the last place, where each of them ends.
         costs, following = [0.0] * len(self._grid), [0] * len(self._grid)
         for place in reversed(range(len(self._grid))):
-            ended, moment = self._until_grid[place]
-            rest = 0.0
-            if place < len(self._grid) - 1:
-                start, stop = self._windows[place]
-                weight = price * ended
-                options = [
-                    cost - weight * time for cost, time in zip(costs[start:stop], self._grid[start:stop], strict=True)
-                ]
-                best = min(options)
-                following[place] = start + options.index(best)
-                rest = best + 1 - ended + price * moment
-            costs[place] = rest + price * (self._grid[place] * ended - moment)
+            weight = price * self._ended_by_grid[place]
+            start, stop = self._windows[place]
+            options = [
+                cost - weight * time for cost, time in zip(costs[start:stop], self._grid[start:stop], strict=True)
+            ]
+            best = min(options)
+            following[place] = start + options.index(best)
+            costs[place] = best + 1 - self._ended_by_grid[place] + weight * self._grid[place]
         return self._walk(following)
 
     def _walk(self, following: Sequence[int]) -> list[int]:

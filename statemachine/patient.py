@@ -41,7 +41,7 @@ class Patient:
     user_id: str
     icn: str
     mhv_correlation_id: str | None = None
-    key: UserKey = field(init=False, compare=False)
+    key: UserKey = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", key_of(self.user_id))

@@ -4,6 +4,7 @@ The documentation's sequence diagrams are recorded from here: the flows are the 
 """
 
 from collections import deque
+from itertools import count
 from typing import Any, TypeVar
 
 from .draft import Flow
@@ -46,7 +47,8 @@ class Rehearsal:
         self.now = now
         self.steps: deque[tuple[Step, float]] = deque()
         self._record: RefreshRecord | None = None
-        self._version = 0
+        self._version = ""
+        self._versions = count()
         self._token: SessionToken | None = None
         self._polls_left = polls
 
@@ -89,17 +91,16 @@ class Rehearsal:
                 return ()
 
     def _loaded(self, *, with_token: bool = False) -> Loaded:
-        version = str(self._version) if self._record else ""
-        return Loaded(self._record, version, self.now, self._token if with_token else None)
+        return Loaded(self._record, self._version, self.now, self._token if with_token else None)
 
     def _commit(self, effect: Commit) -> Committed | Conflict:
-        if effect.expected_version != self._loaded().version:
+        if effect.expected_version != self._version:
             return Conflict(self._loaded())
         self._record = effect.record
-        self._version += 1
+        self._version = f"v{next(self._versions)}"
         if effect.token_change is not TokenChange.KEEP:
             self._token = effect.token
-        return Committed(str(self._version), self.now)
+        return Committed(self._version, self.now)
 
     def _report(self, question: AskStatus) -> StatusReport:
         self.now += _CALL_MS
@@ -111,4 +112,4 @@ class Rehearsal:
             ExtractProgress("VPR", state, self.now if ended else None),
         )
         phase = Phase.COMPLETE if ended else Phase.IN_PROGRESS
-        return StatusReport(phase, extracts, question.claimed_at if ended else None, self.now)
+        return StatusReport(phase, extracts, question.claimed_at, self.now)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .draft import Draft, Flow, tell
+from .draft import Draft, Flow, tell, up_to_date
 from .effects import CommitAll, Committed, Conflict, ListDue, LoadAll, Loaded
 from .errors import RecordUnreadable
 from .outcomes import Status, SweepReport
@@ -28,7 +28,7 @@ def statuses(policy: Policy, keys: Sequence[UserKey]) -> Flow[dict[UserKey, Stat
         answers: tuple[Loaded | RecordUnreadable, ...] = yield LoadAll(batch)
         for key, loaded in zip(batch, answers, strict=True):
             if isinstance(loaded, Loaded):
-                found[key] = status_of(Draft(key, loaded, policy).record, loaded.now)
+                found[key] = status_of(up_to_date(loaded, policy), loaded.now)
             else:
                 found[key] = loaded
     return found

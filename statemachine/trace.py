@@ -127,8 +127,12 @@ def sequence_diagram(happenings: list[Happening]) -> str:
             lines += [f"    {line}" for line in _drawn(happening)]
     if len(quiet) > 1:
         lines.append(f"    Note over Browser,Store: {len(quiet)} status reads in all were answered by the store alone")
-    messages = " ".join(line for line in lines if "->" in line or "-)" in line)
-    named = [f"    participant {name} as {label}" for name, label in _PARTICIPANTS.items() if name in messages]
+    messages = [line for line in lines if "->" in line or "-)" in line]
+    named = [
+        f"    participant {name} as {label}"
+        for name, label in _PARTICIPANTS.items()
+        if any(name in message for message in messages)
+    ]
     return "\n".join(["sequenceDiagram", "    autonumber", *named, *lines]) + "\n"
 
 

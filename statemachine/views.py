@@ -73,8 +73,8 @@ def status_of(record: RefreshRecord, now: Instant) -> Status:
 
 def _oldest_success(record: RefreshRecord) -> Instant | None:
     """As of when the data are that the upstream had before any refresh of ours; None where a part never succeeded."""
-    successes = [item.succeeded_at for item in record.extracts]
-    return min((at for at in successes if at is not None), default=None) if None not in successes else None
+    successes = [item.succeeded_at for item in record.extracts if item.succeeded_at is not None]
+    return min(successes, default=None) if len(successes) == len(record.extracts) else None
 
 
 def _failure_of(record: RefreshRecord) -> FailureStatus | None:
@@ -93,7 +93,7 @@ def explanation_of(record: RefreshRecord, now: Instant) -> Explanation:
     return Explanation(
         state=record.state,
         since=_moment(record.since) if record.fingerprint else None,
-        why=_why(record, now),
+        why=_why(record),
         next_step=_next_step(record, now),
         next_at=_moment(deadline_of(record)),
         last_refused=_refused(record.refusal),
@@ -122,7 +122,7 @@ _KICK_OFFS = {
 }
 
 
-def _why(record: RefreshRecord, now: Instant) -> str:
+def _why(record: RefreshRecord) -> str:
     match record.state:
         case State.NO_SESSION if not record.fingerprint:
             why = "Never seen, or forgotten since."

@@ -46,7 +46,7 @@ SAMPLES: list[tuple[PhrRefreshError, type[PhrRefreshError], str]] = [
     ),
     (EventRefused("e", "s"), PhrRefreshError, "e is refused in s: the table has no such move. Nothing was changed."),
     (
-        SessionUnavailable("http_500", datetime(2030, 1, 1, tzinfo=UTC)),
+        SessionUnavailable("http_500", datetime(2030, 1, 1, microsecond=999_000, tzinfo=UTC)),
         UpstreamError,
         "no upstream session (http_500); try again after 2030-01-01T00:00:00+00:00.",
     ),

@@ -188,6 +188,15 @@ def test_a_token_that_is_expired_when_it_comes_is_a_failure(lasts: int, reason: 
         assert reason == raised.value.reason
 
 
+def test_a_token_that_expires_before_its_commit_claims_no_kick_off() -> None:
+    """Somebody else's commit came between, and it took until then: the patient gets another session first."""
+    world = World(sessions=deque([SessionOpened(token_until(NOON + 1)), SessionOpened(token_until(NOON + HOUR))]))
+    refresh = world.refresh().until(Commit, nth=2)
+    world.now += SECOND
+    world.put(world.record()._replace(next_poll_at=NOON))
+    assert (ReceiptKind.STARTED, 2, 0) == (refresh.run().kind, len(world.opened), world.overlaps)
+
+
 def test_who_asks_during_the_pause_hears_when_it_is_over() -> None:
     """And why there is one."""
     world = World(sessions=deque([SessionFailed("http_500")]))

@@ -194,3 +194,11 @@ def test_which_record_the_sweep_cannot_read() -> None:
     world.rows[ADA.key].due_at = NOON
     world.run(world.flows.sweep(10))
     assert [warning("record_unreadable", error=CORRUPT)] == world.facts
+
+
+def test_what_flows_tell_is_no_measurement() -> None:
+    """Logs leave measurements out, and each fact of a refresh is worth a line."""
+    world = World()
+    world.logged_in()
+    assert [False] * len(world.facts) == [fact.is_measurement for fact in world.facts]
+    assert "refresh_claimed" in [fact.name for fact in world.facts]

@@ -46,7 +46,9 @@ def test_an_upstream_that_hangs_holds_up_nobody(visit: Visit) -> None:
     with hanging(visit) as arrived:
         visit.clock.tick(1)
         assert 202 == visit.get().status
-        assert arrived.acquire(timeout=PATIENCE_SECONDS)
+        while not arrived.acquire(blocking=False):
+            # On asyncio a question that its request no longer waits for goes on while others are answered.
+            assert 202 == visit.get().status
         assert [202] * 3 == [visit.get().status for _ in range(3)]
     while visit.get().status == 202:
         pass
@@ -80,6 +82,7 @@ def test_those_who_ask_at_the_same_moment_share_the_question() -> None:
     """Fifty requests on asyncio when it is time to ask: one question, and everybody gets its answer."""
     with visiting("asyncio") as visit:
         visit.begin()
+        visit.serve(longest_ask=timedelta(seconds=PATIENCE_SECONDS))
         visit.upstream.tells = DONE
         visit.clock.tick(1)
         asked: list[object] = []

@@ -106,6 +106,14 @@ def test_costs_are_those_of_going_through_time(some: Sequence[tuple[int, int]], 
     assert (lag, calls) == (pytest.approx(cost.lag, abs=20), pytest.approx(cost.calls, abs=0.02))
 
 
+def test_an_end_may_lie_anywhere_in_its_bucket() -> None:
+    """On average in the middle of the part that a call sees; and beyond the last bound none is left to be seen."""
+    outlook = Outlook(durations_of([(0, 64)]), Policy())
+    first = (64 + 1 / len(BOUNDS_MS)) / (64 + 1)
+    assert [first / 2 * 125, first * 250] == pytest.approx([outlook.cost([check]).lag for check in (250, 500)])
+    assert 1 == pytest.approx(outlook.cost([2 * BOUNDS_MS[-1], 3 * BOUNDS_MS[-1]]).calls)
+
+
 @pytest.mark.parametrize("lag", [0, 200, 300, 400, 500, 700, 3000])
 @pytest.mark.parametrize(
     "some",
@@ -133,6 +141,14 @@ def test_no_promptness_is_given_away(lag: int) -> None:
     """Where durations are spread there is a schedule for about every lag, and it is found."""
     outlook = Outlook(durations_of([(place, 20) for place in range(50)]), Policy())
     assert lag * 0.98 <= outlook.cost(outlook.checks(lag)).lag <= lag
+
+
+@pytest.mark.parametrize("lag", [600, 900, 1500, 3000])
+def test_just_prompt_enough_is_prompt_enough(lag: int) -> None:
+    """Who asks for the very lag of a schedule gets it, and no dearer one."""
+    outlook = Outlook(durations_of([(place, 20) for place in range(50)]), Policy())
+    found = outlook.checks(lag)
+    assert found == outlook.checks(outlook.cost(found).lag)
 
 
 @given(COUNTS, st.integers(0, 3000))
@@ -182,6 +198,12 @@ def test_learning_never_costs_calls(some: Sequence[tuple[int, int]]) -> None:
     assert found.calls <= rule.calls
     # It asks on a grid, which may cost a hundredth.
     assert found.lag <= max(rule.lag, 500) * 1.01
+
+
+@pytest.mark.parametrize(("growth", "checks"), [(0, [1000, 2000, 3000]), (1, [1000, 3000]), (0.5, [1000, 2500, 4750])])
+def test_growing_checks_go_up_to_the_deadline(growth: float, checks: list[int]) -> None:
+    """From the first, which no time has gone before, to the one that sees the deadline passed."""
+    assert checks == growing_checks(replace(SHORT, poll_growth=growth, poll_interval_max=timedelta(minutes=1)))
 
 
 def test_where_growing_intervals_are_best_they_stay() -> None:

@@ -8,9 +8,10 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phr_refresh.statemachine.effects import Follow, OpenSession, Refresh, StartRefresh
+from phr_refresh.statemachine.effects import Follow, Loaded, OpenSession, Refresh, StartRefresh
 from phr_refresh.statemachine.errors import InvalidPatient
 from phr_refresh.statemachine.patient import Patient, key_of
+from phr_refresh.statemachine.record import RefreshRecord
 from support.samples import CORRELATION_ID, ICN
 
 USER_ID = "ada@portal.example"
@@ -142,6 +143,16 @@ def test_nothing_that_shows_a_patient_shows_an_identifier(number: int) -> None:
     """`repr`, `str`, formats and everything that carries a patient withhold all three identifiers and the key."""
     for secret in (USER_ID, ICN, CORRELATION_ID, ADA.key):
         assert secret not in SHOWN[number]
+
+
+def test_a_patient_says_that_identifiers_are_withheld() -> None:
+    """Nobody takes it for an empty one."""
+    assert "Patient(<identifiers withheld>)" == repr(ADA)
+
+
+def test_a_step_does_not_show_what_was_seen() -> None:
+    """A record is no text for a log line that names a step."""
+    assert repr(Refresh(ADA)) == repr(Refresh(ADA, Loaded(RefreshRecord(), "v1", 7)))
 
 
 @pytest.mark.parametrize(

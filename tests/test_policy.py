@@ -1,6 +1,6 @@
 """Durations and rules: what is accepted, and the intervals and pauses that follow."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 from datetime import timedelta
 from math import inf, nan
 
@@ -50,20 +50,78 @@ def test_a_negative_number_is_rejected(name: str, value: float) -> None:
     assert f"Policy.{name}: it is negative; give 0 or more." == str(raised.value)
 
 
-NO_NUMBERS = [("poll_growth", value) for value in (nan, inf, "0.1", None)]
-
-
-@pytest.mark.parametrize(("name", "value"), [*NO_NUMBERS, ("retry_limit", None), ("retry_limit", 1.5)])
-def test_what_is_no_number_is_rejected(name: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        *(("poll_growth", value, "it is not a number of the right kind") for value in ("0.1", None, True)),
+        *(("retry_jitter", value, "it is not a number of the right kind") for value in ("0.1", None, True)),
+        *(("retry_limit", value, "it is not a number of the right kind") for value in (None, 1.5, True)),
+        *(("claim_replicas", value, "it is not a number of the right kind") for value in (None, 1.5, True)),
+        *(("poll_growth", value, "it is not a finite number") for value in (nan, inf, 1_000_000)),
+    ],
+)
+def test_what_is_no_number_is_rejected(name: str, value: object, problem: str) -> None:
     """A number that no arithmetic survives is found when it is set, not in the first poll."""
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as raised:
         Policy(**{name: value})
+    assert f"Policy.{name}: {problem}; give 0 or more." == str(raised.value)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_a_duration_of_more_than_a_year_is_rejected(name: str) -> None:
+    """Somebody took seconds for days; a leap year is the longest."""
+    year = timedelta(days=366)
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(**{name: year + timedelta(milliseconds=1)})
+    assert f"Policy.{name}: it is longer than a year; give a shorter one." == str(raised.value)
+    assert year == Policy(refresh_window=year, retention=year).refresh_window
 
 
 def test_a_policy_is_frozen() -> None:
     """All processes go by the same policy for as long as they live."""
     with pytest.raises(FrozenInstanceError):
         Policy().retry_limit = 3  # type: ignore[misc]
+
+
+DEFAULTS = {
+    "refresh_window": timedelta(minutes=60),
+    "unanswered_margin": timedelta(seconds=60),
+    "refresh_deadline": timedelta(minutes=5),
+    "login_budget": timedelta(milliseconds=50),
+    "poll_interval": timedelta(seconds=1),
+    "poll_growth": 0.05,
+    "poll_interval_max": timedelta(seconds=30),
+    "learn_polling": False,
+    "poll_schedule_ms": (),
+    "late_poll_interval": timedelta(seconds=30),
+    "session_claim": timedelta(seconds=40),
+    "session_wait_interval": timedelta(milliseconds=100),
+    "session_wait": timedelta(seconds=60),
+    "retry_backoff": timedelta(seconds=2),
+    "retry_backoff_max": timedelta(minutes=5),
+    "retry_jitter": 0.5,
+    "retry_limit": 5,
+    "claim_replicas": 0,
+    "claim_replicas_wait": timedelta(milliseconds=500),
+    "decision_age": timedelta(seconds=5),
+    "retention": timedelta(hours=24),
+    "packed_records": False,
+}
+
+
+def test_defaults_do_not_change_unnoticed() -> None:
+    """Who sets nothing has chosen these, and a fleet that is updated host by host must agree about them."""
+    assert asdict(Policy()) == DEFAULTS
+
+
+def test_decisions_may_be_as_short_as_a_tenth_of_a_second() -> None:
+    """A store in reach answers in less."""
+    shortest = timedelta(milliseconds=100)
+    assert shortest == Policy(decision_age=shortest).decision_age
+    with pytest.raises(ConfigurationError) as raised:
+        Policy(decision_age=shortest - timedelta(microseconds=1))
+    expected = "Policy.decision_age: a round trip to the store may take longer; give at least 100 ms."
+    assert expected == str(raised.value)
 
 
 @pytest.mark.parametrize(

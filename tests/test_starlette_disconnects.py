@@ -68,6 +68,13 @@ def opened(url: str, path: str, **headers: str) -> http.client.HTTPConnection:
     return connection
 
 
+def log_in(url: str) -> None:
+    """Log in, and see the refresh under way: the login only hands it over."""
+    requests.post(f"{url}/login", timeout=PATIENCE_SECONDS)
+    while requests.get(f"{url}/phr/status", timeout=PATIENCE_SECONDS).status_code != 202:
+        pass
+
+
 def has_place(url: str) -> bool:
     """Whether somebody who would wait a second for news finds a place. It waits that second only if so."""
     answer = requests.get(f"{url}/phr/status", headers={"Prefer": "wait=1"}, timeout=PATIENCE_SECONDS)
@@ -87,7 +94,7 @@ def test_who_goes_gives_the_place_back(path: str, headers: dict[str, str]) -> No
     """A client that drops its connection while it waits, or in the middle of a stream, has its request ended."""
     app = app_of(one_place())
     with served(app) as url:
-        requests.post(f"{url}/login", timeout=PATIENCE_SECONDS)
+        log_in(url)
         connection = opened(url, path, **headers)
         assert app.begun.wait(PATIENCE_SECONDS)
         for _ in range(10):
@@ -103,7 +110,7 @@ def test_a_stream_is_read_until_the_client_goes() -> None:
     """What was sent before the client went away has arrived: the first event of the stream."""
     app = app_of(one_place())
     with served(app) as url:
-        requests.post(f"{url}/login", timeout=PATIENCE_SECONDS)
+        log_in(url)
         connection = opened(url, "/phr/events")
         answer = connection.getresponse()
         assert "text/event-stream" == answer.headers["Content-Type"]
@@ -118,7 +125,7 @@ def test_a_shutdown_does_not_wait_for_streams() -> None:
     """uvicorn ends what still goes on after its time-out, and the app's lifespan ends in order."""
     phr = one_place()
     with served(app_of(phr)) as url:
-        requests.post(f"{url}/login", timeout=PATIENCE_SECONDS)
+        log_in(url)
         connection = opened(url, "/phr/events")
         assert b"retry: " in connection.getresponse().readline()
     connection.close()

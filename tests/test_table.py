@@ -243,6 +243,13 @@ def test_an_unreachable_state_is_rejected() -> None:
         check(rows, WAITING)
 
 
+def test_a_table_that_nobody_enters_is_rejected() -> None:
+    """Everybody begins in no-session: where no event leads out of it, all others are out of reach."""
+    rows = tuple(replace(row, target=N) if row.source is N else row for row in TABLE)
+    with pytest.raises(ValueError, match=r"^no event ever leads to complete, refreshing, session_created, stale$"):
+        check(rows, WAITING)
+
+
 @pytest.mark.parametrize("state", [S, R, C])
 def test_a_waiting_state_without_deadline_is_rejected(state: State) -> None:
     """Whatever is left by time needs a stored deadline (R4)."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from phr_refresh import PhrRefresh, PhrRefreshError, StoreUnavailable
 from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
-from phr_refresh.statemachine.draft import Draft
+from phr_refresh.statemachine.draft import Draft, Flow
 from phr_refresh.statemachine.effects import (
     AnswerLost,
     CommitAll,
@@ -22,6 +23,7 @@ from phr_refresh.statemachine.effects import (
     ListDue,
     Load,
     LoadAll,
+    Loaded,
     OpenSession,
     Pause,
     Phase,
@@ -29,13 +31,18 @@ from phr_refresh.statemachine.effects import (
     SessionFailed,
     StatusReport,
     Tell,
+    TokenChange,
 )
+from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.flows import Flows
+from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy
+from phr_refresh.statemachine.record import RefreshRecord, State
 from phr_refresh.statemachine.rehearsal import Rehearsal
 from phr_refresh.statemachine.trace import Recorder, sequence_diagram
 from support.fakes import ScriptedUpstream, Silent
-from support.samples import ADA, BOB, NOON, RUNNING, UNHURRIED
+from support.samples import ADA, BOB, GUEST, HOUR, NOON, RUNNING, UNHURRIED, refreshing, token_until
 from support.stepping import World
 
 
@@ -137,6 +144,29 @@ def test_status_reads_that_the_store_answers_are_drawn_once() -> None:
     found = drawn(lambda phr: [phr.status("ada") for _ in range(10)])
     assert 1 == found.count("Browser->>Login: GET status")
     assert "Note over Browser,Store: 10 status reads in all were answered by the store alone" in found
+    assert "Note over" not in drawn(lambda phr: phr.status("ada"))
+
+
+def test_status_reads_that_fail_are_all_drawn() -> None:
+    """The store answered none of them."""
+    world, recorder = World(store_failures=2), Recorder()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            world.run(recorder.tap(world.flows.status(ADA.key)))
+    found = sequence_diagram(recorder.happenings)
+    assert 2 == found.count("Store-->>Login: unavailable")
+    assert "Note over" not in found
+
+
+def test_a_commit_that_tells_nothing_is_drawn_with_its_state() -> None:
+    """Where nothing became true that anybody is told, the state says most."""
+
+    def bookkeeping() -> Flow[None]:
+        yield Draft(ADA.key, Loaded(refreshing(), "v1", NOON), Policy()).commit()
+
+    recorder = Recorder()
+    World().run(recorder.tap(bookkeeping()))
+    assert "    Worker->>Store: commit: refreshing\n" in sequence_diagram(recorder.happenings)
 
 
 def test_a_store_that_fails_is_drawn() -> None:
@@ -194,11 +224,72 @@ def test_a_rehearsal_performs_every_effect() -> None:
     rehearsal = Rehearsal(now=NOON)
     assert (None, NOON + 1500) == (rehearsal.perform(Pause(1.5)), rehearsal.now)
     assert ((), ()) == (rehearsal.perform(ListDue(10)), rehearsal.perform(Tell(Fact("told"))))
-    assert [None, None] == [loaded.record for loaded in rehearsal.perform(LoadAll((ADA.key, ADA.key)))]
-    commit = Draft(ADA.key, rehearsal.perform(Load(ADA.key)), Policy()).commit()
-    assert [Committed, Conflict] == [type(answer) for answer in rehearsal.perform(CommitAll((commit, commit)))]
-    rehearsal = Rehearsal(now=NOON)
-    assert None is rehearsal.perform(Load(ADA.key)).record
+    stranger = Loaded(None, "", NOON + 1500)
+    assert (stranger, stranger) == rehearsal.perform(LoadAll((ADA.key, ADA.key)))
+    first = replace(Draft(ADA.key, stranger, Policy()).commit(), token_change=TokenChange.PUT, token=token_until(NOON))
+    [committed, conflict] = rehearsal.perform(CommitAll((first, first)))
+    now = rehearsal.perform(Load(ADA.key))
+    assert (Loaded(first.record, committed.version, NOON + 1500), Conflict(now)) == (now, conflict)
+    second = replace(first, expected_version=now.version, token_change=TokenChange.KEEP, token=None)
+    assert [Committed, Conflict] == [type(rehearsal.perform(commit)) for commit in (second, second)]
+    assert token_until(NOON) == rehearsal.perform(Load(ADA.key, with_token=True)).token
+
+
+def followed(rehearsal: Rehearsal, flows: Flows) -> RefreshRecord:
+    """The record when the step that is due next has run."""
+    step, delay = rehearsal.steps.popleft()
+    rehearsal.now += int(delay * 1000)
+    rehearsal.run(flows.step(step))
+    record: RefreshRecord = rehearsal.perform(Load(ADA.key)).record
+    return record
+
+
+def test_a_rehearsal_goes_well() -> None:
+    """From one fixed moment on: each call takes a tenth of a second, and all extracts are there at the second poll."""
+    rehearsal, flows = Rehearsal(), World().flows
+    begin = 1_700_000_000_000
+    assert begin == rehearsal.now
+    assert ReceiptKind.STARTED is rehearsal.run(flows.refresh(ADA)).kind
+    assert begin + 200 == rehearsal.now
+    token = rehearsal.run(flows.session(ADA))
+    assert ("rehearsed", "rehearsed", begin + 100 + HOUR) == (token.jwt, token.subject_id, token.expires_at)
+    early = ExtractProgress("Allergy", ExtractState.CURRENT, begin + 100)
+    record = followed(rehearsal, flows)
+    expected = (State.REFRESHING, None, (early, ExtractProgress("VPR", ExtractState.IN_PROGRESS)))
+    assert expected == (record.state, record.as_of, record.extracts)
+    record = followed(rehearsal, flows)
+    expected = (State.COMPLETE, begin + 100, (early, ExtractProgress("VPR", ExtractState.CURRENT, rehearsal.now)))
+    assert expected == (record.state, record.as_of, record.extracts)
+    assert not rehearsal.steps
+
+
+def test_who_only_stands_in_a_note_takes_no_part() -> None:
+    """Participants are those whom a message goes to or comes from, whether it is waited for or not."""
+    world, recorder = World(), Recorder()
+    world.run(recorder.tap(world.flows.login(ADA)))
+    recorder.note("Note over FHIR: nobody asks it")
+    expected = [
+        "sequenceDiagram",
+        "    autonumber",
+        "    participant Browser as Browser",
+        "    participant Login as Login service",
+        "    participant Worker as Worker",
+        "    participant Store as Store",
+        "    Browser->>Login: log in",
+        "    Login->>Store: load the record",
+        "    Store-->>Login: no record",
+        "    Login-)Worker: hand over: refresh",
+        "    Login-->>Browser: handed over",
+        "    Note over FHIR: nobody asks it",
+    ]
+    assert expected == sequence_diagram(recorder.happenings).splitlines()
+
+
+def test_a_run_that_does_nothing_is_not_drawn() -> None:
+    """Who has no MHV account is answered without any effect."""
+    world, recorder = World(), Recorder()
+    world.run(recorder.tap(world.flows.status(GUEST.key, GUEST)))
+    assert [] == recorder.happenings
 
 
 def test_flows_of_many_patients_can_be_traced() -> None:

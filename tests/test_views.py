@@ -8,7 +8,8 @@ from phr_refresh.statemachine.effects import StatusReport as Report
 from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.outcomes import Explanation, ExtractStatus, ReceiptKind
 from phr_refresh.statemachine.policy import as_datetime
-from phr_refresh.statemachine.record import RefreshRecord, State
+from phr_refresh.statemachine.record import Failure, RefreshRecord, State
+from phr_refresh.statemachine.table import FINGERPRINT
 from phr_refresh.statemachine.views import explanation_of, standing_receipt, status_of
 from support.samples import ADA, DEADLINE, MARGIN, NOON, PARTIAL, SECOND, WINDOW, refreshing
 from support.stepping import GOING_ON, World
@@ -64,7 +65,7 @@ def test_a_running_refresh_is_explained() -> None:
     assert "A refresh runs: the upstream accepted its kick-off; 1 of 2 extracts ended." == found.why
     expected = "The next status call may go out at 2030-01-01 12:00:02Z; at 2030-01-01 12:05:00Z it times out."
     assert expected == found.next_step
-    assert as_datetime(NOON + DEADLINE) == found.next_at
+    assert (as_datetime(NOON), as_datetime(NOON + DEADLINE)) == (found.since, found.next_at)
 
 
 def test_a_lost_answer_is_explained() -> None:
@@ -81,6 +82,38 @@ def test_a_complete_refresh_is_explained() -> None:
     assert "The upstream reported the end of this window's refresh. These extracts failed: VPR." == found.why
     expected = "At 2030-01-01 13:00:00Z the data count as stale, and the next login refreshes them."
     assert expected == found.next_step
+
+
+@pytest.mark.parametrize(("failed", "said"), [([], ""), (["VPR", "Allergy"], " These extracts failed: VPR, Allergy.")])
+def test_a_complete_refresh_names_what_failed(failed: list[str], said: str) -> None:
+    """All of it, or nothing."""
+    extracts = tuple(ExtractProgress(name, ExtractState.FAILED) for name in failed)
+    record = refreshing(state=State.COMPLETE, extracts=extracts)
+    expected = f"The upstream reported the end of this window's refresh.{said}"
+    assert explanation_of(record._replace(fingerprint=FINGERPRINT), NOON).why == expected
+
+
+def test_extracts_that_have_ended_are_counted() -> None:
+    """Well or not; and before the call is answered nothing more is known of it."""
+    states = [ExtractState.CURRENT, ExtractState.CURRENT, ExtractState.FAILED, ExtractState.IN_PROGRESS]
+    extracts = tuple(ExtractProgress(f"E{number}", state) for number, state in enumerate(states))
+    found = explanation_of(refreshing(extracts=extracts, fingerprint=FINGERPRINT), NOON).why
+    expected = "its kick-off is claimed, and whether it was sent is not recorded yet; 3 of 4 extracts ended."
+    assert f"A refresh runs: {expected}" == found
+
+
+@pytest.mark.parametrize(
+    ("state", "next_step"),
+    [
+        (State.NO_SESSION, "The next login opens a session where one is needed, and starts a refresh."),
+        (State.SESSION_CREATED, "The worker that opened the session, or the next login, claims the refresh."),
+    ],
+)
+def test_a_pause_ends_to_the_millisecond(state: State, next_step: str) -> None:
+    """Before, nothing is tried; then the next step is what it would have been."""
+    record = refreshing(state=state, window_opens_at=NOON - 1, retry_at=NOON, failures=2)
+    held_back = "Nothing is tried before 2030-01-01 12:00:00Z, after 2 failures in a row."
+    assert [held_back, next_step] == [explanation_of(record, now).next_step for now in (NOON - 1, NOON)]
 
 
 def test_data_that_have_aged_are_explained() -> None:
@@ -108,7 +141,10 @@ def test_a_refresh_that_timed_out_is_explained() -> None:
     world.now = NOON + DEADLINE
     found = explained(world)
     assert "The last refresh failed at 2030-01-01 12:05:00Z (timed_out)." == found.why
-    assert found.next_step.endswith("Until then whoever reads the status makes us ask again, at a slow pace.")
+    assert (
+        "At 2030-01-01 13:00:00Z the window opens, and the next login refreshes. "
+        "Until then whoever reads the status makes us ask again, at a slow pace."
+    ) == found.next_step
 
 
 def test_a_backoff_is_explained() -> None:
@@ -182,6 +218,7 @@ def test_a_status_has_aware_times_and_extracts() -> None:
     """What was stored in milliseconds is told in aware datetimes."""
     found = status_of(refreshing(extracts=PARTIAL, as_of=NOON), NOON)
     assert as_datetime(NOON) == found.since == found.claimed_at == found.as_of
+    assert "r1" == found.refresh_id
     assert as_datetime(NOON + SECOND) == found.next_check_at
     expected = ExtractStatus("Allergy", ExtractState.CURRENT, as_datetime(NOON))
     assert expected == found.extracts[0]
@@ -197,6 +234,36 @@ def test_before_any_refresh_of_ours_the_upstream_may_have_had_data(second: int |
     )
     found = status_of(refreshing(extracts=extracts), NOON)
     assert (None if expected is None else as_datetime(expected)) == found.as_of
+
+
+def test_a_refresh_that_runs_is_asked_about_in_its_own_time() -> None:
+    """Even where its kick-off was held back before, and the answer to it is not known yet."""
+    record = refreshing(deferred_since=NOON, retry_at=NOON + 9 * SECOND)
+    assert as_datetime(NOON + SECOND) == status_of(record, NOON).next_check_at
+
+
+@pytest.mark.parametrize(
+    ("state", "session_failed_at", "code", "retry_at"),
+    [
+        # Where no session is needed now, what became of an earlier call for one is nobody's business.
+        *((state, NOON + SECOND, "http_503", NOON + WINDOW) for state in (State.SESSION_CREATED, State.COMPLETE)),
+        *((state, NOON + SECOND, "timed_out", None) for state in (State.NO_SESSION, State.STALE)),
+        (State.STALE, NOON, "timed_out", None),
+        (State.STALE, NOON - 1, "http_503", NOON + WINDOW),
+    ],
+)
+def test_the_last_failure_is_told(state: State, session_failed_at: int, code: str, retry_at: int | None) -> None:
+    """The refresh's, or that of a later session call, which no window holds back."""
+    failure = Failure(code="http_503", at=NOON)
+    session_failure = Failure(code="timed_out", at=session_failed_at)
+    found = status_of(refreshing(state=state, failure=failure, session_failure=session_failure), NOON + SECOND).failure
+    assert found is not None
+    assert (code, None if retry_at is None else as_datetime(retry_at)) == (found.code, found.retry_at)
+
+
+def test_who_has_a_status_is_eligible() -> None:
+    """Only for who has no MHV account there is another one, and that is the facade's."""
+    assert status_of(refreshing(), NOON).eligible
 
 
 def test_the_next_check_is_never_in_the_past() -> None:

@@ -1,6 +1,7 @@
 """Mutation testing of the lifecycle: does some test fail when a small fault is made in `phr_refresh.statemachine`?
 
-`tox -e mutants` tries every mutant that `support/mutations.py` knows; arguments name modules to try, such as `rules`.
+`tox -e mutants` tries every mutant that `support/mutations.py` knows; arguments say which to try, such as `rules` or
+`flows.Flows.status`.
 The tests run once to see which lines each reaches. Then each mutant gets a fork of this warm process, where the
 mutated function's code is swapped for the mutant's and the tests that reach it run, the fastest first. What runs when
 modules are imported, such as the rows of the table, is imported anew in the fork, with all the tests.
@@ -38,7 +39,7 @@ JUSTIFIED = Path(__file__).with_suffix(".txt")
 #: and take long, none.
 NAMES = ["table", "lifecycle", "rules", "policy", "patient", "draft", "kick_off", "views", "errors", "diagrams"]
 NAMES += ["trace", "stored_words", "flows_*", "driver", "pacing", "poll_learning", "properties_window", "extracts"]
-NAMES += ["record"]
+NAMES += ["record", "words"]
 CHOICE = "not redis and not valkey and not sqlite and not (every_order and not crash)"
 OPTIONS = [
     *("-q", "-s", "--assert=plain", "-m", "not once", "-k", CHOICE, "-p", "no:randomly", "-p", "no:cacheprovider"),
@@ -47,7 +48,7 @@ OPTIONS = [
 FILES = [*(str(path) for name in NAMES for path in sorted(TESTS.glob(f"test_{name}.py"))), PACKAGE]
 JOBS = int(os.environ.get("PHR_REFRESH_JOBS", "1"))
 MONITOR = 4
-CPU_SECONDS, WALL_SECONDS, BYTES = 20, 900, 4 << 30
+CPU_SECONDS, WALL_SECONDS, BYTES = 10, 900, 4 << 30
 SURVIVED, KILLED, TIMED_OUT, NOT_TRIED = range(4)
 Line = tuple[str, int]
 
@@ -86,12 +87,13 @@ class Trial:
     def _try_all(self, session: pytest.Session) -> None:
         running: dict[int, Mutant] = {}
         for path in sorted(Path(FOLDER).glob("*.py")):
-            if path.stem in self.wanted or not self.wanted:
-                module = import_module(f"{PACKAGE}.{path.stem}")
-                for mutant in mutants(module, path.read_text()):
-                    if len(running) >= JOBS:
-                        self._collect(running)
-                    running[_fork(lambda mutant=mutant: self._fate(session, mutant))] = mutant
+            module = import_module(f"{PACKAGE}.{path.stem}")
+            for mutant in mutants(module, path.read_text()):
+                if not _is_wanted(name_of(mutant), self.wanted):
+                    continue
+                if len(running) >= JOBS:
+                    self._collect(running)
+                running[_fork(lambda mutant=mutant: self._fate(session, mutant))] = mutant
         while running:
             self._collect(running)
 
@@ -110,12 +112,23 @@ class Trial:
         code = _code_of(mutant.code, mutant.scope)
         if function is not None and code.co_freevars == function.__code__.co_freevars:
             chosen = sorted(items, key=self.seconds.__getitem__)
-            expected = sum(map(self.seconds.__getitem__, chosen))
-            fate = _in_fork(lambda: _passes_when_swapped(session, function, code, chosen), expected)
+            function_swapped = lambda: self._passes_when_swapped(session, function, code, chosen)  # noqa: E731
+            fate = _in_fork(function_swapped, sum(map(self.seconds.__getitem__, chosen)))
             if fate != SURVIVED or not _body(function) & self.at_import:
                 return fate
         expected = sum(self.seconds.values())
         return _in_fork(lambda: _passes_when_imported(mutant.module, mutant.code), expected)
+
+    def _passes_when_swapped(
+        self, session: pytest.Session, function: FunctionType, code: CodeType, items: list[pytest.Item]
+    ) -> bool:
+        function.__code__ = code
+        for item, then in zip_longest(items, items[1:]):
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + 3 * self.seconds[item])
+            _run(item, then)
+            if session.testsfailed:
+                return False
+        return True
 
 
 def _watch() -> None:
@@ -159,17 +172,6 @@ def _code_of(code: CodeType, scope: str | None) -> CodeType:
 
 def _run(item: pytest.Item, then: pytest.Item | None) -> None:
     item.config.hook.pytest_runtest_protocol(item=item, nextitem=then)
-
-
-def _passes_when_swapped(
-    session: pytest.Session, function: FunctionType, code: CodeType, items: list[pytest.Item]
-) -> bool:
-    function.__code__ = code
-    for item, then in zip_longest(items, items[1:]):
-        _run(item, then)
-        if session.testsfailed:
-            return False
-    return True
 
 
 def _passes_when_imported(name: str | None, code: CodeType | None) -> bool:
@@ -217,10 +219,14 @@ def name_of(mutant: Mutant) -> str:
     return f"{mutant.module.rpartition('.')[2]}.{mutant.scope or ''}: {mutant.text}"
 
 
+def _is_wanted(name: str, wanted: list[str]) -> bool:
+    return not wanted or any(name.startswith((f"{one}.", f"{one}:")) for one in wanted)
+
+
 def _report(found: list[tuple[Mutant, int]], wanted: list[str]) -> int:
     fates = Counter(fate for _, fate in found)
     justified = {line for line in JUSTIFIED.read_text().splitlines() if line and not line.startswith("#")}
-    justified = {line for line in justified if not wanted or line.partition(".")[0] in wanted}
+    justified = {line for line in justified if _is_wanted(line, wanted)}
     survived = {name_of(mutant) for mutant, fate in found if fate == SURVIVED}
     for line in sorted(survived - justified):
         print(f"survives and is not justified: {line}")

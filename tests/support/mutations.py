@@ -81,9 +81,12 @@ def _places(at: _Place, node: ast.AST) -> Iterator[tuple[_Place, ast.AST]]:
 
 def _is_unseen(parent: ast.AST, node: ast.AST) -> bool:
     match node:
-        case ast.Expr(ast.Constant()) | ast.Call(ast.Name("TypeVar" | "cast")) | ast.Assign([ast.Name("__slots__")]):
+        case ast.Expr(ast.Constant()) | ast.Call(ast.Name("cast")) | ast.Assign([ast.Name("__slots__")]):
             return True
-        case ast.Assign(value=ast.Subscript(ast.Name("Callable" | "Generator"))):
+        # The name of a type, as its capitals tell: only annotations read it.
+        case ast.Assign(value=ast.Call(ast.Name("TypeVar"))):
+            return True
+        case ast.Assign([ast.Name(name)], ast.Subscript() | ast.BinOp()) if name[0].isupper() and not name.isupper():
             return True
     return isinstance(parent, ast.JoinedStr) and isinstance(node, ast.Constant)
 
