@@ -204,7 +204,7 @@ def test_a_login_under_way_survives_close(upstream: MhvUpstream, runner: asyncio
 
 def test_nobody_without_an_account_gets_a_session(upstream: MhvUpstream, simulator: Simulator) -> None:
     """Somebody without an MHV account is not eligible anywhere, and no call is made for them."""
-    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream)) as phr:
+    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=FAST)) as phr:
         assert ["not_eligible"] * 2 == [phr.login(OUTSIDER).kind, phr.refresh(OUTSIDER).kind]
         assert not phr.status(OUTSIDER).eligible
         with pytest.raises(NotEligible):
@@ -215,7 +215,7 @@ def test_nobody_without_an_account_gets_a_session(upstream: MhvUpstream, simulat
 def test_an_upstream_that_cannot_open_a_session_is_said(upstream: MhvUpstream, simulator: Simulator) -> None:
     """`session` raises with the reason and the time of the next try, and does not call again before it."""
     simulator.script(Fault("login", "http_error", status=500))
-    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream)) as phr:
+    with closing(PhrRefresh(store=open_store("memory://"), upstream=upstream, policy=FAST)) as phr:
         for _ in range(2):
             with pytest.raises(SessionUnavailable, match=r"no upstream session \(http_500\); try again after 20"):
                 phr.session(ADA)

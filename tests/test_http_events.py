@@ -66,6 +66,27 @@ def test_a_stream_tells_each_change_in_order(visit: Visit) -> None:
     assert f'W/"{told[-1][0]}"' == visit.get().headers["ETag"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_comes_before_the_refresh_waits_for_it(kind: str) -> None:
+    """A login has handed its work over, and no worker has taken it up yet."""
+    with visiting(kind) as visit:
+        chunks = visit.chunks(visit.get("events"))
+        told = [next(chunks), next(chunks)]
+        visit.begin()
+        visit.upstream.story.append((5, DONE))
+        events = parsed("".join([*told, *chunks]))[1:]
+        assert ["no_session", "refreshing", "complete"] == [json.loads(event["data"])["state"] for event in events]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_where_nothing_begins_ends_soon(kind: str) -> None:
+    """And its browser is told to stop when it comes back."""
+    with visiting(kind) as visit:
+        ((last_id, status),) = statuses(visit, visit.get("events"))
+        assert ("no_session", 2) == (status["state"], visit.seconds)
+        assert 204 == visit.get("events", last_event_id=last_id).status
+
+
 @pytest.mark.parametrize("report", [DONE, BROKEN], ids=["well", "badly"])
 def test_who_has_seen_the_end_is_told_to_stop(visit: Visit, report: StatusReport) -> None:
     """204 for a browser that comes back with the id of the settled status: it does not connect again."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
 
 import pytest
 from phr_refresh.adapters.status_polling.http.prefer import wait_of
-from phr_refresh.statemachine.effects import CouldNotAsk, Phase, StatusReport
-from support.contract import BROKEN, DONE, GOING_ON, KINDS, Visit, visiting
+from phr_refresh.statemachine.effects import CouldNotAsk, Phase, Rejected, StatusReport
+from support.contract import ADA, BROKEN, DONE, GOING_ON, KINDS, ThreadedVisit, Visit, visiting
 from support.samples import PARTIAL
 
 
@@ -176,3 +177,69 @@ def test_a_refresh_that_times_out_ends_the_wait(visit: Visit) -> None:
     answered = visit.get(prefer="wait=25")
     assert (200, "timed_out") == (answered.status, answered.json["failure"]["code"])
     assert len(visit.slept) <= 7
+
+
+# Right after a login, whose work a worker has yet to take up.
+
+
+@pytest.fixture(params=KINDS)
+def early_visit(request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """A visit to each kind of host in turn, where nothing has begun."""
+    with visiting(request.param) as opened:
+        yield opened
+
+
+def begin_before_look(visit: Visit, nth: int) -> None:
+    """A worker begins the refresh right before somebody looks at the patient for the nth time."""
+    status, looks = visit.phr.status, count(1)
+
+    def look(who: object) -> object:
+        if next(looks) == nth:
+            visit.phr.refresh(ADA)
+        return status(who)
+
+    async def look_asynchronously(who: object) -> object:
+        if next(looks) == nth:
+            await visit.phr.refresh(ADA)
+        return await status(who)
+
+    visit.phr.status = look if isinstance(visit, ThreadedVisit) else look_asynchronously
+
+
+def test_who_waits_right_after_a_login_hears_what_it_has_begun(early_visit: Visit) -> None:
+    """The refresh shows a second later: the request waits for its end as if it had shown at once."""
+    begin_before_look(early_visit, 2)
+    early_visit.upstream.story.append((5, DONE))
+    answered = early_visit.get(prefer="wait=20")
+    assert (200, "complete", "wait=20") == (
+        answered.status,
+        answered.json["state"],
+        answered.headers["Preference-Applied"],
+    )
+    assert 5 <= early_visit.seconds < 7
+
+
+def test_who_knows_that_nothing_has_begun_hears_once_it_has(early_visit: Visit) -> None:
+    """With If-None-Match the beginning is the news."""
+    etag = early_visit.get().headers["ETag"]
+    begin_before_look(early_visit, 2)
+    answered = early_visit.get(prefer="wait=20", if_none_match=etag)
+    assert (202, "refreshing", 1) == (answered.status, answered.json["state"], early_visit.seconds)
+
+
+def test_what_has_not_begun_is_not_waited_for_long(early_visit: Visit) -> None:
+    """No login may be on its way at all."""
+    early_visit.serve(settling=timedelta(seconds=3))
+    assert (200, "no_session", 3) == (
+        (answered := early_visit.get(prefer="wait=20")).status,
+        answered.json["state"],
+        early_visit.seconds,
+    )
+
+
+def test_what_cannot_begin_is_not_waited_for(early_visit: Visit) -> None:
+    """The window of a refresh that failed is closed: no login begins another."""
+    early_visit.upstream.kick_off_answers.append(Rejected("http_401"))
+    early_visit.begin()
+    answered = early_visit.get(prefer="wait=20")
+    assert (200, "stale", 0) == (answered.status, answered.json["state"], early_visit.seconds)

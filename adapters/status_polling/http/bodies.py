@@ -60,6 +60,13 @@ def etag_of(status: Status) -> str:
     return f'"{digest(json.dumps(told).encode())}"'
 
 
+def may_begin(status: Status) -> bool:
+    """Whether a login could start something now, so that what one has just handed over may not show yet."""
+    failure = status.failure
+    is_barred = failure is not None and failure.retry_at is not None and seconds_until(failure.retry_at, status) != 0
+    return status.state is not State.COMPLETE and not is_barred
+
+
 def progress_of(status: Status) -> str:
     """A sentence for X-Progress, as FHIR's asynchronous requests have it; at most 100 characters."""
     if status.state is not State.REFRESHING:

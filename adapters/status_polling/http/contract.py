@@ -16,7 +16,7 @@ from ....statemachine.patient import Patient
 from ...ports import NotReady, Records, RecordsAnswer, RecordsFailed
 from ...redaction import safe_error
 from . import answers
-from .bodies import etag_of, seconds_to_next_check
+from .bodies import etag_of, may_begin, seconds_to_next_check
 from .browser import browser_module
 from .events import HEADERS, event_id, events
 from .messages import HttpRequest, HttpResponse
@@ -36,7 +36,8 @@ class Contract:
 
     `longest_wait` caps `Prefer: wait=N`, in whole seconds; proxies in between must be more patient than that.
     `longest_ask`: how long a request that asks the upstream waits for it. `shortest_look` and `longest_look`: how often
-    a request that waits looks at its patient's record. `kinds`: the records there are; None where the upstream knows.
+    a request that waits looks at its patient's record. `settling`: how long it gives what a login has handed over to
+    begin. `kinds`: the records there are; None where the upstream knows.
     """
 
     longest_wait: timedelta = timedelta(seconds=30)
@@ -45,6 +46,7 @@ class Contract:
     longest_ask: timedelta = timedelta(seconds=2)
     shortest_look: timedelta = timedelta(milliseconds=250)
     longest_look: timedelta = timedelta(seconds=1)
+    settling: timedelta = timedelta(seconds=2)
     kinds: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class Contract:
         status: Status = yield self._look_at(patient)
         asked = wait_of(request.headers.get("prefer"))
         applied = None if asked is None else min(asked, int(self.longest_wait.total_seconds()))
-        if applied and status.under_way:
+        if applied and not self._is_over(status, 0):
             # A host whose places are taken answers at once: the client asks again, as it was told to.
             if (yield TakePlace()):
                 status = yield from self._news(patient, status, applied, request.etags)
@@ -96,14 +98,18 @@ class Contract:
 
     def _news(self, patient: Patient, status: Status, seconds: float, known: tuple[str, ...]) -> Needing[Status]:
         """The status once it has settled or `seconds` have passed; for a client that knows it, once anything is new."""
-        now: float = yield Pause(0)
-        ends_at = now + seconds
+        began_at: float = yield Pause(0)
+        now, ends_at = began_at, began_at + seconds
         told = etag_of(status)
-        while status.under_way and now < ends_at and (told in known or known in ((), ("*",))):
+        while not self._is_over(status, now - began_at) and now < ends_at and (told in known or known in ((), ("*",))):
             now = yield Pause(min(self.look_in(status), ends_at - now))
             status = yield self._look_at(patient, max(ends_at - now, 0))
             told = etag_of(status)
         return status
+
+    def _is_over(self, status: Status, waited: float) -> bool:
+        """Whether there is nothing to wait for, after so many seconds."""
+        return not status.under_way and (waited >= self.settling.total_seconds() or not may_begin(status))
 
     def look_in(self, status: Status) -> float:
         """Seconds until a request that waits looks again."""
@@ -118,12 +124,20 @@ class Contract:
         if request.method == "HEAD":
             return HttpResponse(200, HEADERS, b"")
         # Without a place the stream is one event long, and the browser connects again by itself.
-        lasts = self.longest_stream if status.under_way and (yield TakePlace()) else timedelta(0)
+        lasts = self.longest_stream if not self._is_over(status, 0) and (yield TakePlace()) else timedelta(0)
         look = self._look_at(patient)
         return Streaming(
             200,
             HEADERS,
-            events(status, look, seen=seen, lasts=lasts, heartbeat=self.heartbeat, look_in=self.look_in),
+            events(
+                status,
+                look,
+                seen=seen,
+                lasts=lasts,
+                heartbeat=self.heartbeat,
+                look_in=self.look_in,
+                is_over=self._is_over,
+            ),
         )
 
     def _refresh(self, request: HttpRequest, patient: Patient, _: str) -> Handling:

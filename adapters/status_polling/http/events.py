@@ -39,17 +39,19 @@ def events(
     lasts: timedelta,
     heartbeat: timedelta,
     look_in: Callable[[Status], float],
+    is_over: Callable[[Status, float], bool],
 ) -> Generator[Need, Any, None]:
     """The stream from `status` on: an event whenever what `look` gives differs from what the client has `seen`."""
-    now: float = yield Pause(0)
-    ends_at, last_sent = now + lasts.total_seconds(), now
+    began_at: float = yield Pause(0)
+    now = last_sent = began_at
+    ends_at = began_at + lasts.total_seconds()
     # A stream that ends at once must not be asked for more often than a status.
     yield Send(f"retry: {max(RECONNECT_MS, round(seconds_to_next_check(status) * 1000))}\n\n".encode())
     while True:
         if event_id(status) != seen:
             seen, last_sent = event_id(status), now
             yield Send(_event("status", status_body(status), seen))
-        if not status.under_way or now >= ends_at:
+        if is_over(status, now - began_at) or now >= ends_at:
             return
         if now - last_sent >= heartbeat.total_seconds():
             last_sent = now

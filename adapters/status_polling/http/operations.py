@@ -59,7 +59,8 @@ OPERATIONS: Final = (
         name="status",
         summary="Where the refresh of the patient who is logged in stands",
         description="With `Prefer: wait=N` it answers as soon as the refresh has settled, and with `If-None-Match` as "
-        "soon as anything is new, after N seconds at the latest.",
+        "soon as anything is new, after N seconds at the latest. What a login has just handed over is given two "
+        "seconds to begin.",
         takes=("Prefer", "If-None-Match"),
         answers={
             200: Answer("Settled.", "Status", headers=("ETag", "Vary", "Preference-Applied")),
