@@ -35,6 +35,7 @@ T = TypeVar("T")
 UPSTREAM_THREADS = 16
 #: Logins under way at once: with a store that hangs, more of them are not even tried.
 MOST_LOGINS = 1000
+_LOGIN_DRAIN_SECONDS = 5.0
 
 
 class AsyncPhrRefresh:
@@ -79,7 +80,7 @@ class AsyncPhrRefresh:
             offload=self._offload,
         )
         self._threads = ThreadPoolExecutor(UPSTREAM_THREADS, thread_name_prefix="phr-refresh-upstream")
-        self._logins = 0
+        self._logins: set[asyncio.Future[Receipt]] = set()
         self._closed = False
         self._going_on: set[asyncio.Future[Any]] = set()
         self._worker.start(self._run_step)
@@ -113,12 +114,12 @@ class AsyncPhrRefresh:
         return login_answered(self.observer, await self._login(patient), time.perf_counter() - began)
 
     async def _login(self, patient: Patient) -> Receipt:
-        if self._closed or self._logins >= MOST_LOGINS:
+        if self._closed or len(self._logins) >= MOST_LOGINS:
             return self._deferred("closed" if self._closed else "too_many_logins")
         observer = Silenceable(self.observer)
         login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
-        self._logins += 1
-        login.add_done_callback(self._login_ended)
+        self._logins.add(login)
+        login.add_done_callback(self._logins.discard)
         await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
         if not login.done():
             observer.silence()
@@ -130,9 +131,6 @@ class AsyncPhrRefresh:
             return self._deferred("closed")
         except Exception as error:
             return self._deferred("internal_error", error=safe_error(error))
-
-    def _login_ended(self, _: object) -> None:
-        self._logins -= 1
 
     def _deferred(self, reason: str, **details: str) -> Receipt:
         tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
@@ -177,6 +175,9 @@ class AsyncPhrRefresh:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
         self._closed = True
         try:
+            if self._logins:
+                # So that a slow one is handed over.
+                await asyncio.wait(self._logins, timeout=_LOGIN_DRAIN_SECONDS)
             dropped = await self._worker.close()
             if dropped:
                 # No warning: what is dropped waits for its time, and readers of the status take over.

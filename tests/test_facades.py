@@ -181,8 +181,11 @@ def test_what_is_closed_says_so(upstream: MhvUpstream, runner: asyncio.Runner) -
     runner.run(visit())
 
 
-def test_a_login_under_way_survives_close(upstream: MhvUpstream, runner: asyncio.Runner) -> None:
-    """An asynchronous login that waits for its store while the service shuts down gets a receipt, no cancellation."""
+def test_a_login_under_way_survives_close(
+    upstream: MhvUpstream, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An asynchronous login whose store hangs while the service shuts down gets a receipt, no cancellation."""
+    monkeypatch.setattr("phr_refresh.asynchronous._LOGIN_DRAIN_SECONDS", 0)
 
     async def visit() -> str | None:
         store = open_async_store("memory://")
@@ -200,6 +203,33 @@ def test_a_login_under_way_survives_close(upstream: MhvUpstream, runner: asyncio
         return (await login).reason
 
     assert "closed" == runner.run(visit())
+
+
+def test_a_slow_login_is_handed_over_before_close(
+    upstream: MhvUpstream, simulator: Simulator, runner: asyncio.Runner
+) -> None:
+    """Its budget is over, its store answers while the service shuts down: the refresh is started all the same."""
+
+    async def visit() -> str | None:
+        store, answers = open_async_store("memory://"), asyncio.Event()
+        load = store.load
+
+        async def slow(key: str, *, with_token: bool = False) -> Row:
+            await answers.wait()
+            return await load(key, with_token=with_token)
+
+        store.load = slow
+        policy = Policy(login_budget=timedelta(milliseconds=1))
+        phr = AsyncPhrRefresh(store=store, upstream=upstream, policy=policy)
+        receipt = await phr.login(ADA)
+        closing = asyncio.create_task(phr.close())
+        await asyncio.sleep(0)
+        answers.set()
+        await closing
+        return receipt.reason
+
+    assert "over_budget" == runner.run(visit())
+    assert 1 == simulator.calls()["totals"]["refresh"]
 
 
 def test_nobody_without_an_account_gets_a_session(upstream: MhvUpstream, simulator: Simulator) -> None:
