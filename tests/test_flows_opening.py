@@ -244,3 +244,10 @@ def test_a_claim_keeps_status_calls_off_until_its_answer_may_be_there() -> None:
     world = World()
     world.refresh().until(StartRefresh)
     assert NOON + SECOND == world.record().next_poll_at
+
+
+def test_a_record_without_a_session_has_none_whatever_else_it_says() -> None:
+    """One that some other program has changed: a session is created, as for anybody."""
+    world = World()
+    world.put(RefreshRecord(state=State.NO_SESSION, since=NOON, session_expires_at=NOON + HOUR))
+    assert (ReceiptKind.STARTED, 1) == (world.refresh().run().kind, len(world.opened))

@@ -305,3 +305,18 @@ def test_a_fresh_receipt_tells_when_the_window_opens() -> None:
     receipt = standing_receipt(record, NOON, ReceiptKind.JOINED)
     assert receipt is not None
     assert (ReceiptKind.FRESH, as_datetime(record.window_opens_at)) == (receipt.kind, receipt.retry_at)
+
+
+@pytest.mark.parametrize(
+    ("now", "under_way"),
+    [(NOON, True), (NOON + 9 * SECOND, True), (NOON + 14 * SECOND - 1, True), (NOON + 14 * SECOND, False)],
+)
+def test_a_deferred_refresh_is_under_way_until_its_worker_must_have_woken(now: int, under_way: bool) -> None:
+    """Five seconds after its time at the latest; from then on it counts as lost."""
+    record = RefreshRecord(deferred_since=NOON, retry_at=NOON + 9 * SECOND)
+    assert under_way == status_of(record, now).under_way
+
+
+def test_a_pause_after_a_failure_is_not_under_way() -> None:
+    """No worker holds that refresh back."""
+    assert not status_of(RefreshRecord(failures=1, retry_at=NOON + 9 * SECOND), NOON).under_way
