@@ -247,13 +247,22 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
         except OSError as error:
             click.echo(f"Error: port {port} cannot be taken ({error.strerror}); give another with --port.", err=True)
             return 1
-        click.echo(f"The simulator listens. To use it:\n  export PHR_REFRESH_MHV_URL={server.url}")
-        click.echo(f"  export PHR_REFRESH_FHIR_URL={server.url}/fhir\n  export PHR_REFRESH_APP_TOKEN={server.app_token}")
-        click.echo(f"  export PHR_REFRESH_AUTHORIZATION_KEY={server.authorization_key}")
-        click.echo(f"  export PHR_REFRESH_DIALECT={dialect}\nCalls are counted at {server.url}/calls. Stop with Ctrl-C.")
+        click.echo(_how_to_use(server, dialect))
         stop.wait()
     server.stop()
     return 0
+
+
+def _how_to_use(server: Any, dialect: Any) -> str:
+    settings = {
+        "PHR_REFRESH_MHV_URL": server.url,
+        "PHR_REFRESH_FHIR_URL": f"{server.url}/fhir",
+        "PHR_REFRESH_APP_TOKEN": server.app_token,
+        "PHR_REFRESH_AUTHORIZATION_KEY": server.authorization_key,
+        "PHR_REFRESH_DIALECT": dialect,
+    }
+    exports = "".join(f"  export {name}={value}\n" for name, value in settings.items())
+    return f"The simulator listens. To use it:\n{exports}Calls are counted at {server.url}/calls. Stop with Ctrl-C."
 
 
 @cli.command()
