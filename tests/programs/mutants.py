@@ -240,6 +240,8 @@ def _report(found: list[tuple[Mutant, int]], wanted: list[str]) -> int:
 
 def main() -> int:
     """Try them, and tell."""
+    if sys.version_info < (3, 12):
+        sys.exit("Which lines a test reaches can be watched from Python 3.12 on: take that, or a later one.")
     # Shrinking an example takes long, and that it fails is enough.
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None, phases=phases)
