@@ -18,6 +18,7 @@ from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, Record
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
 from phr_refresh.adapters.stores import open_async_store
+from phr_refresh.adapters.workers.gate import DRAIN_SECONDS
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import SessionToken, Step
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
@@ -35,7 +36,6 @@ T = TypeVar("T")
 UPSTREAM_THREADS = 16
 #: Logins under way at once: with a store that hangs, more of them are not even tried.
 MOST_LOGINS = 1000
-_LOGIN_DRAIN_SECONDS = 5.0
 
 
 class AsyncPhrRefresh:
@@ -177,7 +177,7 @@ class AsyncPhrRefresh:
         try:
             if self._logins:
                 # So that a slow one is handed over.
-                await asyncio.wait(self._logins, timeout=_LOGIN_DRAIN_SECONDS)
+                await asyncio.wait(self._logins, timeout=DRAIN_SECONDS)
             dropped = await self._worker.close()
             if dropped:
                 # No warning: what is dropped waits for its time, and readers of the status take over.

@@ -185,7 +185,7 @@ def test_a_login_under_way_survives_close(
     upstream: MhvUpstream, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An asynchronous login whose store hangs while the service shuts down gets a receipt, no cancellation."""
-    monkeypatch.setattr("phr_refresh.asynchronous._LOGIN_DRAIN_SECONDS", 0)
+    monkeypatch.setattr("phr_refresh.asynchronous.DRAIN_SECONDS", 0)
 
     async def visit() -> str | None:
         store = open_async_store("memory://")

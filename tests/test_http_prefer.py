@@ -230,11 +230,8 @@ def test_who_knows_that_nothing_has_begun_hears_once_it_has(early_visit: Visit) 
 def test_what_has_not_begun_is_not_waited_for_long(early_visit: Visit) -> None:
     """No login may be on its way at all."""
     early_visit.serve(settling=timedelta(seconds=3))
-    assert (200, "no_session", 3) == (
-        (answered := early_visit.get(prefer="wait=20")).status,
-        answered.json["state"],
-        early_visit.seconds,
-    )
+    answered = early_visit.get(prefer="wait=20")
+    assert (200, "no_session", 3) == (answered.status, answered.json["state"], early_visit.seconds)
 
 
 def test_what_cannot_begin_is_not_waited_for(early_visit: Visit) -> None:

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_DRAIN_SECONDS = 5.0
+#: That a close waits for logins which go on behind their callers' backs.
+DRAIN_SECONDS = 5.0
 
 
 class GateTimeout(Exception):
@@ -57,7 +58,7 @@ class LoginGate:
 
     def close(self) -> None:
         """Wait a few seconds for what still goes on, so that a slow login is handed over."""
-        ends_at = time.monotonic() + _DRAIN_SECONDS
+        ends_at = time.monotonic() + DRAIN_SECONDS
         taken = [self._free.acquire(timeout=max(ends_at - time.monotonic(), 0)) for _ in range(self._places)]
         self._pool.shutdown(wait=False, cancel_futures=True)
         if any(taken):
