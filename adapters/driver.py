@@ -19,7 +19,7 @@ from functools import partial
 from math import ceil
 from typing import Any, TypeVar, assert_never
 
-from ..statemachine.codec import decode, encode, encode_packed
+from ..statemachine.codec import decode, encode
 from ..statemachine.draft import Flow
 from ..statemachine.effects import (
     AskStatus,
@@ -202,7 +202,7 @@ class Performer:
         token, policy = effect.token, self._ports.policy
         return Change(
             key=effect.key,
-            value=encode_packed(effect.record) if policy.packed_records else encode(effect.record),
+            value=encode(effect.record),
             expected_version=effect.expected_version,
             decided_at=effect.decided_at,
             max_age=milliseconds(policy.decision_age),

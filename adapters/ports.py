@@ -6,7 +6,7 @@ the lifecycle; whatever they raise must be a `StoreError`.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from ..statemachine.effects import (
     AskStatus,
@@ -75,11 +75,7 @@ class Store(Protocol):
     """
 
     def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """The patient's row, in one round trip.
-
-        Without the token it may be one that was read before, if the store is told of changes: then `now` is carried
-        forward, not ahead of the store's clock, and what has changed meanwhile is seen within two seconds.
-        """
+        """The patient's row, in one round trip."""
 
     def write(self, change: Change) -> Written | Row:
         """Compare and set, in one atomic round trip."""
@@ -98,13 +94,6 @@ class Store(Protocol):
 
     def due(self, limit: int) -> Sequence[UserKey]:
         """Keys whose `due_at` has passed, longest overdue first, at most `limit`."""
-
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """Add `counts` to those that are kept, place by place, and give what is kept now; in one atomic round trip.
-
-        Where they sum up to more than `most`, all are halved: old ones count less and less. Of a call that was sent
-        twice, both may count. Asked for only where `Policy.learn_polling` is on.
-        """
 
     def close(self) -> None:
         """Let go of connections and files. Nothing may be called afterwards."""
@@ -128,18 +117,8 @@ class AsyncStore(Protocol):
     def due(self, limit: int) -> Awaitable[Sequence[UserKey]]:
         """See `Store.due`."""
 
-    def merge_durations(self, counts: Sequence[int], most: int) -> Awaitable[Sequence[int]]:
-        """See `Store.merge_durations`."""
-
     def close(self) -> Awaitable[None]:
         """See `Store.close`."""
-
-
-@runtime_checkable
-class CachesRows(Protocol):
-    """A store that may answer a row again, the same `value` each time, of so many patients."""
-
-    cached_patients: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -2,23 +2,20 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.metrics import observer_named
 from phr_refresh.adapters.observers import Observers
-from phr_refresh.adapters.ports import AsyncStore, CachesRows, Observer, Seal, Store, Upstream
+from phr_refresh.adapters.ports import Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import guard_loggers
 from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
-from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.errors import ConfigurationError, InvalidPatient
 from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey, key_of
 from phr_refresh.statemachine.policy import Policy
-from phr_refresh.statemachine.record import RefreshRecord
 
 DEFAULT_STORE = "sqlite:///phr-refresh.db"
 
@@ -36,11 +33,6 @@ def flows_under(policy: Policy, upstream: Upstream) -> Flows:
             )
     guard_loggers()
     return Flows(policy, new_id)
-
-
-def decoder_for(store: Store | AsyncStore) -> Callable[[bytes], RefreshRecord]:
-    """What decodes the records of `store`: one that answers the same bytes again needs them decoded once."""
-    return lru_cache(store.cached_patients)(decode) if isinstance(store, CachesRows) else decode
 
 
 def new_id() -> str:

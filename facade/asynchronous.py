@@ -13,7 +13,6 @@ from typing import Any, Self, TypeVar
 from phr_refresh.adapters.driver import Ports, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
-from phr_refresh.adapters.pacing import MOST, PollLearning
 from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Seal, Upstream
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
@@ -28,7 +27,7 @@ from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, Silenceable, as_patient, decoder_for, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
 
 T = TypeVar("T")
 
@@ -66,16 +65,14 @@ class AsyncPhrRefresh:
         self.observer = observer or LogObserver()
         self._upstream = MeasuredUpstream(upstream, self.observer)
         self._measured_worker = MeasuredWorker(self._worker, self.observer)
-        self._learning = PollLearning(self.observer, self._policy) if self._policy.learn_polling else None
         self._ports = Ports(
             store=store,
             upstream=self._upstream,
             worker=self._measured_worker,
             seal=seal or PlainSeal(),
-            observer=self._learning or self.observer,
+            observer=self.observer,
             policy=self._policy,
             tap=tap,
-            decode=decoder_for(store),
             sleep=asyncio.sleep,
             offload=self._offload,
         )
@@ -211,19 +208,6 @@ class AsyncPhrRefresh:
             details = {"step": type(step).__name__, "error": safe_error(error)}
             tell(self.observer, Fact("step_failed", details=details, is_warning=True))
         self._measured_worker.ran(step, time.perf_counter() - began)
-        if self._learning is not None:
-            await self._learn(self._learning)
-
-    async def _learn(self, learning: PollLearning) -> None:
-        counts = learning.take()
-        if counts is None:
-            return
-        try:
-            kept = await self._store.merge_durations(counts, MOST)
-            # Computing would hold up the event loop.
-            self._flows = await self._offload(lambda: learning.taught(self._flows, kept))
-        except Exception as error:
-            learning.failed(error)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,7 +12,6 @@ from typing import Self, TypeVar
 from phr_refresh.adapters.driver import Ports, run, tell
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
-from phr_refresh.adapters.pacing import MOST, PollLearning
 from phr_refresh.adapters.ports import Observer, RecordsAnswer, Seal, Store, Upstream, Worker
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.sealing import PlainSeal
@@ -28,7 +27,7 @@ from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.trace import Tap
 
-from .assembly import Settings, Silenceable, as_patient, decoder_for, flows_under, key_and_patient
+from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
 
 T = TypeVar("T")
 
@@ -62,16 +61,14 @@ class PhrRefresh:
         self.observer = observer or LogObserver()
         self._upstream = MeasuredUpstream(upstream, self.observer)
         self._measured_worker = MeasuredWorker(self._worker, self.observer)
-        self._learning = PollLearning(self.observer, self._policy) if self._policy.learn_polling else None
         self._ports = Ports(
             store=store,
             upstream=self._upstream,
             worker=self._measured_worker,
             seal=seal or PlainSeal(),
-            observer=self._learning or self.observer,
+            observer=self.observer,
             policy=self._policy,
             tap=tap,
-            decode=decoder_for(store),
         )
         self._gate = LoginGate()
         self._closed = False
@@ -189,17 +186,6 @@ class PhrRefresh:
             details = {"step": type(step).__name__, "error": safe_error(error)}
             tell(self.observer, Fact("step_failed", details=details, is_warning=True))
         self._measured_worker.ran(step, time.perf_counter() - began)
-        if self._learning is not None:
-            self._learn(self._learning)
-
-    def _learn(self, learning: PollLearning) -> None:
-        counts = learning.take()
-        if counts is None:
-            return
-        try:
-            self._flows = learning.taught(self._flows, self._store.merge_durations(counts, MOST))
-        except Exception as error:
-            learning.failed(error)
 
     def __enter__(self) -> Self:
         return self

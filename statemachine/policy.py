@@ -14,7 +14,7 @@ Instant = int
 #: The fields of `Policy` that are no durations.
 NO_DURATIONS: Final = (
     *("poll_growth", "retry_jitter", "retry_limit", "claim_replicas"),
-    *("learn_polling", "poll_schedule_ms", "packed_records"),
+    "poll_schedule_ms",
 )
 _TOO_MUCH = 1_000_000
 _LONGEST = timedelta(days=366)
@@ -64,8 +64,6 @@ class Policy:
     poll_growth: float = 0.05
     #: ... up to this.
     poll_interval_max: timedelta = timedelta(seconds=30)
-    #: Whether intervals are learned from how long refreshes took, by every process that shares the store (`pacing`).
-    learn_polling: bool = False
     #: When status calls come, in milliseconds since the claim; the intervals above hold after the last of them, and
     #: their shortest and longest always. Learning sets it.
     poll_schedule_ms: tuple[int, ...] = ()
@@ -100,9 +98,6 @@ class Policy:
     decision_age: timedelta = timedelta(seconds=5)
     #: A record is kept this long after its window and its session have ended; then the store forgets the patient.
     retention: timedelta = timedelta(hours=24)
-    #: Whether records are written in their small form, a third of the other's length and not to be read by eye. Every
-    #: process reads both; versions before 0.2 read the other one alone.
-    packed_records: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -112,7 +107,6 @@ class Policy:
         self._check_number("retry_jitter", self.retry_jitter, (int, float))
         self._check_number("retry_limit", self.retry_limit, (int,))
         self._check_number("claim_replicas", self.claim_replicas, (int,))
-        self._check_switch("packed_records", self.packed_records)
         self._check_polling()
         if self.claim_replicas and self.claim_replicas_wait >= self.decision_age:
             raise ConfigurationError(
@@ -128,7 +122,6 @@ class Policy:
             )
 
     def _check_polling(self) -> None:
-        self._check_switch("learn_polling", self.learn_polling)
         times = self.poll_schedule_ms
         whole = isinstance(times, tuple) and all(type(time) is int for time in times)
         if not whole or not all(earlier < later for earlier, later in pairwise((0, *times))):
@@ -137,11 +130,6 @@ class Policy:
                 "it is not a tuple of rising whole numbers above 0",
                 "give the milliseconds from the claim until each status call, or ()",
             )
-
-    @staticmethod
-    def _check_switch(name: str, value: object) -> None:
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"Policy.{name}", "it is neither True nor False", "give one of them")
 
     @staticmethod
     def _check_number(name: str, value: float, types: tuple[type, ...]) -> None:

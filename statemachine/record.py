@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from .extract import ExtractProgress
 from .policy import Instant
 
-#: Fields that only a newer version knows: pairs of a name and a value as JSON.
-Carried = tuple[tuple[str, str], ...]
+#: Fields that only a newer version knows, as they are stored.
+Carried = tuple[bytes, ...]
 #: In milliseconds: from when a step is due to when a worker has taken it up.
 _WAKING: Final = 5_000
 

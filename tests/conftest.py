@@ -40,7 +40,7 @@ OLDEST_IN_CLUSTERS = 7
 BINARIES = find_binaries()
 # Where there is no Redis at all, one parameter stands for it, to be skipped, or to fail in CI.
 SERVERS = ["valkey", *(sorted(BINARIES.keys() - {"valkey"}) or ["redis"])]
-STORES = ["memory", "sqlite", "fakeredis", *SERVERS, "cached valkey"]
+STORES = ["memory", "sqlite", "fakeredis", *SERVERS]
 #: Servers in company, and as the user who may do the least. Slots are given in ranges from Redis 7 on.
 FLEETS = [*(f"user on {kind}" for kind in SERVERS), "tls", "cluster of valkey", "cluster of redis", "sentinel"]
 
@@ -193,8 +193,6 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backe
         url = "memory://"
     elif name == "sqlite":
         url = f"sqlite:///{tmp_path / 'store.db'}"
-    elif name.startswith("cached "):
-        url = request.getfixturevalue("shared_server")(name.removeprefix("cached ")).url + "?cached_patients=1000"
         return Backend(name, url, True, False, partial(_told, open_store, url), partial(_told, open_async_store, url))
     else:
         url = request.getfixturevalue("shared_server")(name).url

@@ -23,7 +23,7 @@ from phr_refresh.adapters.settings import MhvSettings
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores.inspection import Server
 from phr_refresh.adapters.stores.memory import MemoryStore
-from phr_refresh.adapters.stores.redis_acl import COMMANDS, INVALIDATIONS, acl_rule
+from phr_refresh.adapters.stores.redis_acl import COMMANDS, acl_rule
 from phr_refresh.adapters.stores.redis_errors import _REASONS_BY_CLASS, _REASONS_BY_WORD
 from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.doctor import Doctor
@@ -267,25 +267,23 @@ def test_the_least_user_may_do_all_and_tells_nothing_of_the_server(binary: str, 
 
 
 @pytest.mark.parametrize(
-    "command", sorted({*COMMANDS, f"&{INVALIDATIONS}"} - {"cluster|slots", "asking", "role", "wait"})
+    "command", sorted({*COMMANDS} - {"cluster|slots", "asking", "role", "wait"})
 )
 def test_what_the_user_lacks_is_named(server, command: str) -> None:
-    """Each command of the rule in turn, forbidden, and the channel."""
+    """Each command of the rule in turn, forbidden."""
     name = "lacks-one"
     with closing(server.client()) as client:
         client.execute_command(*f"ACL SETUSER {name} on >secret ~phr:* resetchannels -@all".split(), *_but(command))
-        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}?cached_patients=10")
+        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}")
         client.execute_command("ACL", "DELUSER", name)
     # Up to Redis 6.2 a refusal does not name the subcommand.
     named = command.partition("|")[0] if server.kind.startswith("redis-6") else command
-    named = named if named.startswith("&") else f"+{named}"
-    assert (Level.ERROR, f"the store's user lacks {named}") == told(found["store.acl"])[:2]
+    assert (Level.ERROR, f"the store's user lacks +{named}") == told(found["store.acl"])[:2]
     assert "store.write" in found or Level.ERROR == found["store.reachable"].level
 
 
 def _but(command: str) -> list[str]:
-    rules = {INVALIDATIONS: f"&{INVALIDATIONS}"} | {other: f"+{other}" for other in COMMANDS}
-    return [rule for name, rule in rules.items() if command not in (name, rule)]
+    return [f"+{name}" for name in COMMANDS if command != name]
 
 
 def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
@@ -300,7 +298,7 @@ def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
 def test_every_command_of_the_rule_is_tried() -> None:
     """Those that connecting takes are met by connecting."""
     policy = Policy(claim_replicas=1)
-    urls = ("redis+cluster://host", "redis+sentinel://host/login", "redis://host?cached_patients=1")
+    urls = ("redis+cluster://host", "redis+sentinel://host/login")
     commands = [*_commands(lambda *_: (1, 2), "phr:{00}:due", "phr:{00}:r:")]
     commands += [command for url in urls for command in _others(RedisTarget.parse(url), policy)]
     tried = {"|".join(map(str, command[: 2 if command[0] == "CLIENT" else 1])).lower() for command in commands}

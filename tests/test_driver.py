@@ -207,20 +207,6 @@ def test_facts_are_told_only_of_what_was_committed() -> None:
     assert ["session_opened", "refresh_claimed", "refresh_accepted"] == names
 
 
-@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
-def test_processes_with_and_without_packed_records_share_a_store(before: bool, after: bool) -> None:
-    """Each writes its own form and reads the other's, so that the setting can be turned on and back, host by host."""
-    rig = Rig(policy=Policy(packed_records=before))
-    started = rig.refresh()
-    row = rig.store.store.load(ADA.key)
-    assert before is not row.value.startswith(b"{")
-    rig.ports = replace(rig.ports, policy=Policy(packed_records=after))
-    assert started == replace(rig.refresh(), kind=ReceiptKind.STARTED)
-    run(rig.flows.logout(ADA.key), rig.ports)
-    assert after is not rig.store.store.load(ADA.key).value.startswith(b"{")
-    assert started.refresh_id == rig.record().refresh_id
-
-
 def test_a_token_is_stored_sealed() -> None:
     """The store never sees the token itself."""
     rig = Rig(seal=ReverseSeal())

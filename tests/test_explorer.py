@@ -161,16 +161,6 @@ def test_a_claim_that_is_not_replicated_is_given_back() -> None:
     assert world.now < world.record.retry_at
 
 
-def test_a_row_that_has_aged_decides_nothing() -> None:
-    """Whoever reads from a cache what was so before another's write: one kick-off, and everybody learns of it."""
-    scene = replace(scene_named("refresh-refresh", faults=1, jumps=0, steps=0), only=("untold",))
-    lab, start = scene.begin()
-    ended = [world for world, _ in reach(scene, lab, start, Exploration(scene)) if not _is_going_on(world)]
-    assert {0, 1} == {world.faults for world in ended}
-    assert {1} == {len(world.kick_offs) for world in ended}
-    assert {world.record.refresh_id for world in ended} == {"A-1", "B-1"}
-
-
 def _is_going_on(world: World) -> bool:
     return any(process.is_alive for process in world.processes)
 

@@ -91,7 +91,6 @@ DEFAULTS = {
     "poll_interval": timedelta(seconds=1),
     "poll_growth": 0.05,
     "poll_interval_max": timedelta(seconds=30),
-    "learn_polling": False,
     "poll_schedule_ms": (),
     "late_poll_interval": timedelta(seconds=30),
     "session_claim": timedelta(seconds=40),
@@ -105,7 +104,6 @@ DEFAULTS = {
     "claim_replicas_wait": timedelta(milliseconds=500),
     "decision_age": timedelta(seconds=5),
     "retention": timedelta(hours=24),
-    "packed_records": False,
 }
 
 
@@ -200,16 +198,6 @@ def test_a_schedule_that_is_none_is_rejected(times: object) -> None:
         "Policy.poll_schedule_ms: it is not a tuple of rising whole numbers above 0; "
         "give the milliseconds from the claim until each status call, or ()."
     ) == str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["learn_polling", "packed_records"])
-@pytest.mark.parametrize("value", [1, None, "yes"])
-def test_a_switch_is_on_or_off(name: str, value: object) -> None:
-    """Anything but True and False is a mistake."""
-    with pytest.raises(ConfigurationError) as raised:
-        Policy(**{name: value})
-    assert f"Policy.{name}: it is neither True nor False; give one of them." == str(raised.value)
-    assert (False, False) == (Policy().learn_polling, Policy().packed_records)
 
 
 @pytest.mark.parametrize(

@@ -43,15 +43,6 @@ class Driven:
     def due(self, limit: int) -> Sequence[str]:
         return self._wait_for(self._store.due(limit))
 
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        return self._wait_for(self._store.merge_durations(counts, most))
-
-    def merge_at_once(self, counts: Sequence[int], most: int) -> None:
-        async def merge_all() -> None:
-            await asyncio.gather(*(self._store.merge_durations(counts, most) for _ in range(RACERS)))
-
-        self._runner.run(merge_all())
-
     def close(self) -> None:
         self._wait_for(self._store.close())
 
@@ -420,61 +411,3 @@ def test_a_batch_does_not_give_what_is_past_its_time(subject, now):
     ]
 
 
-def test_durations_add_up(subject, opened, any_backend):
-    """Place by place; another store on the same database goes on with them."""
-    first = subject.merge_durations([0, 0, 0], 100)
-    second = subject.merge_durations([1, 0, 2], 100)
-    other = opened() if any_backend.is_shared else subject
-
-    assert [[0, 0, 0], [1, 0, 2], [3, 4, 2]] == [list(first), list(second), list(other.merge_durations([2, 4, 0], 100))]
-
-
-def test_durations_are_halved_beyond_the_most(subject):
-    """All of them, rounded down, as soon as there are more than that: what is new counts more."""
-    answers = [list(subject.merge_durations(counts, 10)) for counts in ([7, 3, 0], [1, 0, 0], [0, 0, 9])]
-
-    assert [[7, 3, 0], [4, 1, 0], [2, 0, 4]] == answers
-
-
-def test_durations_counted_otherwise_are_forgotten(subject):
-    """Another number of them is of another version."""
-    subject.merge_durations([5, 5, 5], 100)
-
-    assert [1, 2] == list(subject.merge_durations([1, 2], 100))
-
-
-def test_durations_merged_at_once_all_count(subject):
-    """None is lost between what one reads and what it writes."""
-    if isinstance(subject, Driven):
-        subject.merge_at_once([1, 0, 10_000_000_000], 10**12)
-    else:
-        with ThreadPoolExecutor(RACERS) as threads:
-            list(threads.map(lambda _: subject.merge_durations([1, 0, 10_000_000_000], 10**12), range(RACERS)))
-
-    assert [RACERS, 0, RACERS * 10_000_000_000] == list(subject.merge_durations([0, 0, 0], 10**12))
-
-
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_what_is_forgotten_is_also_removed(kind, tmp_path):
-    """A store that must clean up by itself does so with each write: rows past their time do not pile up."""
-    from phr_refresh.adapters.stores import open_store
-
-    names = count()
-    with closing(open_store("memory://" if kind == "memory" else f"sqlite:///{tmp_path / 's.db'}")) as store:
-        now = store.load(KEY).now
-        for _ in range(50):
-            store.write(change(now, key=key_of(f"gone {next(names)}"), keep_until=now - 1, due_at=now - 1))
-        for _ in range(60):
-            store.write(change(now, key=key_of(f"here {next(names)}")))
-
-        assert 60 == rows_in(store, tmp_path / "s.db")
-
-
-def rows_in(store, path) -> int:
-    """How many rows are there, seen or not."""
-    import sqlite3
-
-    if not path.exists():
-        return len(store._entries)
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT count(*) FROM record").fetchone()[0]

@@ -20,8 +20,6 @@ KEYS = RedisKeys()
 MINUTE = 60_000
 LESSER = "lesser"
 ELSEWHERE = {"cluster|slots", "asking", "role"}
-#: See test_stores_tracking.py: without them reads are not cached, and nothing is refused.
-FOR_CACHED_READS = {"client|tracking", "client|id", "subscribe", "ping"}
 
 
 @pytest.fixture
@@ -68,7 +66,6 @@ def all_of_it(store: Store) -> list[object]:
         )
     )
     last = store.write(next_number(KEY, store.load(KEY), replicas=0, replicas_wait=1))
-    store.merge_durations([1], 10)
     return [type(written), due, row.token, type(done), type(last), store.load_all(some_keys(2))[0].value]
 
 
@@ -78,7 +75,7 @@ def test_the_rule_is_enough(restrict):
         assert [Written, (KEY,), b"t", Written, Written, None] == all_of_it(store)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - ELSEWHERE - FOR_CACHED_READS - {"wait"}))
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - ELSEWHERE - {"wait"}))
 def test_nothing_in_the_rule_is_too_much(restrict, server, command):
     """Without any one of its commands something is refused, and the reason says so."""
     with closing(server.client()) as client:

@@ -10,9 +10,7 @@ import pytest
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
-from phr_refresh.adapters.stores.redis_async_tracked import AsyncTrackedRedisStore
 from phr_refresh.adapters.stores.redis_sync import RedisStore
-from phr_refresh.adapters.stores.redis_tracked import TrackedRedisStore
 from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.adapters.stores.sqlite import SqliteStore
 from phr_refresh.adapters.stores.threaded import ThreadedStore
@@ -25,10 +23,6 @@ KNOWN = (
 )
 PORT = "its port is no number from 1 to 65535; correct it; if the password has special characters, percent-encode them"
 OPTION = "it has an option that is not known"
-CACHED = (
-    "cached_patients is for one server and protocol 2; remove it, or name one server, with redis://, rediss:// or "
-    "redis+unix://, and no protocol=3"
-)
 SECRET = "hunter2"
 
 WRONG = {
@@ -72,10 +66,6 @@ WRONG = {
     "redis+sentinel://a/login/zero": "it names no service; write redis+sentinel://<host>,<host>/<service>",
     "redis+sentinel://a/lo gin": "it names no service; write redis+sentinel://<host>,<host>/<service>",
     "redis+sentinel://a/login?sentinel_password=": "the value of its option sentinel_password is not valid",
-    "redis+cluster://a?cached_patients=10": CACHED,
-    "rediss+sentinel://a/login?cached_patients=10": CACHED,
-    "redis://host?cached_patients=10&protocol=3": CACHED,
-    "redis://host?cached_patients=-1": "the value of its option cached_patients is not valid; correct or remove it",
     "redis+unix://": "it names no socket; write redis+unix:///path/to/redis.sock, with three slashes",
     "redis+unix://run/redis.sock": "it names no socket; write redis+unix:///path/to/redis.sock, with three slashes",
 }
@@ -194,8 +184,6 @@ def test_sentinels_have_credentials_of_their_own():
         ("redis://nowhere.invalid:1", RedisStore, AsyncRedisStore),
         ("rediss://nowhere.invalid?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
         ("redis+unix:///nowhere.sock", RedisStore, AsyncRedisStore),
-        ("redis://nowhere.invalid?cached_patients=0", RedisStore, AsyncRedisStore),
-        ("redis://nowhere.invalid?cached_patients=9", TrackedRedisStore, AsyncTrackedRedisStore),
         ("redis+cluster://nowhere.invalid,elsewhere.invalid:1", RedisStore, AsyncRedisStore),
         ("rediss+sentinel://nowhere.invalid/login?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
     ],

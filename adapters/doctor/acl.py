@@ -9,7 +9,6 @@ from redis import exceptions
 
 from ...statemachine.policy import Policy
 from ..stores.inspection import Ask, Inspection, Server
-from ..stores.redis_acl import INVALIDATIONS
 from ..stores.redis_commands import Script
 from ..stores.redis_errors import REDIS_ERRORS
 from ..stores.redis_urls import RedisTarget
@@ -74,12 +73,6 @@ def _others(target: RedisTarget, policy: Policy) -> Iterator[Command]:
         yield ("ASKING",)
     if target.kind == "sentinel":
         yield ("ROLE",)
-    if target.cached_patients:
-        yield "CLIENT", "TRACKING", "OFF"
-        yield "CLIENT", "ID"
-        yield ("PING",)
-        # The last: after it a connection may ask nothing else.
-        yield "SUBSCRIBE", INVALIDATIONS
 
 
 def _seconds(ask: Ask) -> int:
@@ -95,8 +88,6 @@ def _rules(refused: Exception, command: Command, head: str) -> Iterator[str]:
     named = _NAMED.search(text)
     if named:
         yield f"+{named[1]}"
-    elif "channel" in text:
-        yield f"&{INVALIDATIONS}"
     elif "key" in text:
         yield f"~{head.partition('{')[0]}*"
     else:

@@ -86,10 +86,6 @@ class RecordedStore:
         """See `Store.due`. Not noted: it promises nothing about any one patient."""
         return self._store.due(limit)
 
-    def merge_durations(self, counts: Sequence[int], most: int) -> Any:
-        """See `Store.merge_durations`. Not noted: it is about no patient."""
-        return self._store.merge_durations(counts, most)
-
     def close(self) -> Any:
         """See `Store.close`."""
         return self._store.close()

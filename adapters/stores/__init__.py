@@ -39,10 +39,6 @@ def open_store(url: str) -> Store:
     from .redis_urls import RedisTarget
 
     target = RedisTarget.parse(url)
-    if target.cached_patients:
-        from .redis_tracked import TrackedRedisStore
-
-        return TrackedRedisStore(target)
     from .redis_sync import RedisStore
 
     return RedisStore.at(target)
@@ -57,10 +53,6 @@ def open_async_store(url: str) -> AsyncStore:
     from .redis_urls import RedisTarget
 
     target = RedisTarget.parse(url)
-    if target.cached_patients:
-        from .redis_async_tracked import AsyncTrackedRedisStore
-
-        return AsyncTrackedRedisStore(target)
     from .redis_async import AsyncRedisStore
 
     return AsyncRedisStore.at(target)

@@ -1,9 +1,8 @@
-"""What stores need: the clock of this host, versions that never come back, and how counts of durations are merged."""
+"""What stores need: the clock of this hostand versions that never come back."""
 
 import datetime
 import os
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
 from typing import Final
 
 from ...statemachine.policy import Instant
@@ -28,15 +27,3 @@ def new_version() -> str:
     would find "its" version there. Two writes to one patient draw the same one with a chance of 2**-48.
     """
     return urlsafe_b64encode(os.urandom(6)).decode("ascii")
-
-
-def merged(kept: Sequence[int], counts: Sequence[int], most: int) -> list[int]:
-    """What `Store.merge_durations` keeps and gives. `lua/durations.lua` is the same for Redis.
-
-    >>> merged([4, 1], [1, 0], 9), merged([4, 1], [1, 0], 5), merged([9, 9, 9], [1, 0], 9)
-    ([5, 1], [2, 0], [1, 0])
-    """
-    # Those of another length were counted otherwise, by another version.
-    old = kept if len(kept) == len(counts) else [0] * len(counts)
-    both = [before + count for before, count in zip(old, counts, strict=True)]
-    return both if sum(both) <= most else [count // 2 for count in both]

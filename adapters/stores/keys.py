@@ -12,8 +12,6 @@ key                        type    holds                       lives until
 ``phr:{5a}:due``           zset    user key by `due_at`         no TTL: a write that leaves a waiting state removes
                                                                its entry; `due`, and each write, those of
                                                                forgotten records
-``phr:durations``          string  counts of how long          30 days after the last refresh of a process that learns;
-                                   refreshes took              only there with `Policy.learn_polling`
 =========================  ======  ==========================  ====================================================
 
 The part in braces is the hash tag of Redis Cluster: record, token and due index of a patient always share a slot,
@@ -22,7 +20,6 @@ for what is due in one go. The number of shards is part of the stored form: it c
 
 SQLite has the tables `record` (with `due_at` and `keep_until`) and `token`, keyed by the user key. Nothing there
 expires by itself: rows past their time are not seen, and every write removes a few. The memory store does the same.
-The table `durations` has one row, which stays.
 
 No key holds an identifier: the user key is a hash of the host's opaque user id.
 """
@@ -37,7 +34,6 @@ from ...statemachine.patient import UserKey
 
 DEFAULT_PREFIX: Final = "phr"
 SHARDS: Final = 256
-KEEP_DURATIONS_SECONDS: Final = 30 * 24 * 3600
 
 # Of ":{5a}:r:".
 _SHARD_LENGTH: Final = 8
@@ -74,10 +70,6 @@ class RedisKeys:
     def due_index(self, key: UserKey) -> str:
         """The due index that lists this patient."""
         return f"{self.prefix}:{{{_shard(key)}}}:due"
-
-    def durations(self) -> str:
-        """The counts of how long refreshes took: of all patients together, so in a slot of its own."""
-        return f"{self.prefix}:durations"
 
     def shards(self) -> list[tuple[str, str]]:
         """Of each shard: its due index, and what its records' keys begin with."""

@@ -10,7 +10,7 @@ from ...statemachine.effects import TokenChange
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
 from ..ports import Change, Row, Written
-from .basics import host_clock, merged, new_version
+from .basics import host_clock, new_version
 
 # Two looks per write, at most one new record per write: what is to be forgotten cannot pile up.
 _LOOKS_PER_WRITE = 2
@@ -38,7 +38,6 @@ class MemoryStore:
         self._entries: OrderedDict[UserKey, _Entry] = OrderedDict()
         # Only patients in waiting states: it stays small however many patients there are.
         self._due: dict[UserKey, Instant] = {}
-        self._durations: list[int] = []
 
     def load(self, key: UserKey, *, with_token: bool = False) -> Row:
         """The patient's row."""
@@ -72,12 +71,6 @@ class MemoryStore:
                 if due_at <= now and self._entries[key].keep_until > now
             )
             return tuple(key for _, key in heapq.nsmallest(limit, passed))
-
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """Add counts of durations, and give what there is now."""
-        with self._lock:
-            self._durations = merged(self._durations, counts, most)
-            return tuple(self._durations)
 
     def close(self) -> None:
         """Let go of every record."""

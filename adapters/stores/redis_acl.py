@@ -9,8 +9,6 @@ from typing import Final
 
 from .keys import DEFAULT_PREFIX, RedisKeys
 
-#: Where a server tells of keys that have changed.
-INVALIDATIONS: Final = "__redis__:invalidate"
 #: Each with its reason. Scripts run with the rights of the user who calls them.
 COMMANDS: Final = {
     "evalsha": "each call of the store is a script",
@@ -29,10 +27,6 @@ COMMANDS: Final = {
     "cluster|slots": "Redis Cluster: which node keeps what",
     "asking": "Redis Cluster: goes with a command about a slot that is being moved",
     "role": "Sentinel: whether this is the primary",
-    "client|tracking": "`cached_patients` in the URL: has the server remember what was read (like those up to `ping`)",
-    "client|id": "names the connection that is to be told",
-    "subscribe": "hears what has changed, on the channel below",
-    "ping": "tells whether it still hears",
 }
 
 
@@ -45,7 +39,7 @@ def acl_rule(*, user: str = "phr-refresh", password: str = "", prefix: str = DEF
     secret = f"#{hashlib.sha256(password.encode()).hexdigest()}" if password else "resetpass"
     commands = " ".join(f"+{command}" for command in COMMANDS)
     keys = f"~{RedisKeys(prefix).prefix}:*"
-    return f"user {user} on {secret} resetchannels &{INVALIDATIONS} resetkeys {keys} -@all {commands}"
+    return f"user {user} on {secret} resetchannels resetkeys {keys} -@all {commands}"
 
 
 if __name__ == "__main__":

@@ -62,10 +62,6 @@ class AsyncRedisStore:
         commands = self._commands.due(limit) if limit > 0 else []
         return await self._hold(redis_talks.due(commands, limit))
 
-    async def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """See `RedisStore.merge_durations`."""
-        return await self._run(self._commands.merge_durations(counts, most))
-
     async def close(self) -> None:
         """Close the connections, if they are the store's own."""
         if self._owns_client:

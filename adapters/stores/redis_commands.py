@@ -24,14 +24,13 @@ from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
 from ..ports import Change, Row, Written
 from .basics import VERSION_LENGTH, new_version
-from .keys import DEFAULT_PREFIX, KEEP_DURATIONS_SECONDS, RedisKeys
+from .keys import DEFAULT_PREFIX, RedisKeys
 
 T = TypeVar("T")
 Argument = str | bytes | int
 Due = list[tuple[Instant, UserKey]]
 
 _VERSION = re.compile(rb"[A-Za-z0-9_-]{%d}" % VERSION_LENGTH)
-_COUNTS = re.compile(rb"[0-9]+( [0-9]+)*")
 
 
 class Encoder(Protocol):
@@ -99,7 +98,6 @@ class RedisCommands:
         self._load = Script.named("load")
         self._write = Script.named("write")
         self._due = Script.named("due")
-        self._durations = Script.named("durations")
 
     def load(self, key: UserKey, *, with_token: bool) -> Command[Row]:
         """See `Store.load`."""
@@ -137,11 +135,6 @@ class RedisCommands:
         """What to ask of each shard; `redis_talks.due` puts the answers together."""
         return [Command(self._due, (index,), (limit, head), _read_due) for index, head in self._keys.shards()]
 
-    def merge_durations(self, counts: Sequence[int], most: int) -> Command[Sequence[int]]:
-        """See `Store.merge_durations`."""
-        arguments = (" ".join(map(str, counts)), most, KEEP_DURATIONS_SECONDS)
-        return Command(self._durations, (self._keys.durations(),), arguments, partial(_read_counts, len(counts)))
-
 
 # Readers take nothing for what it is not: a reply to another question must not pass for a patient never seen, or for a
 # commit. `InvalidResponse` is one of `REDIS_ERRORS`.
@@ -173,12 +166,6 @@ def _with_replicas(wanted: int, answer: Written | Row, copies: object) -> Writte
 def _read_due(reply: object) -> Due:
     flat = cast("list[bytes]", reply)
     return [(int(float(due_at)), key.decode()) for key, due_at in zip(flat[::2], flat[1::2], strict=True)]
-
-
-def _read_counts(length: int, reply: object) -> Sequence[int]:
-    if not isinstance(reply, bytes) or not _COUNTS.fullmatch(reply) or len(reply.split()) != length:
-        raise InvalidResponse("no counts")
-    return [int(count) for count in reply.split()]
 
 
 def _row(stored: bytes | None, *, now: Instant, token: bytes | None) -> Row:

@@ -71,10 +71,6 @@ class RedisStore:
         commands = self._commands.due(limit) if limit > 0 else []
         return self._hold(redis_talks.due(commands, limit))
 
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """Add counts of durations, and give what there is now, in one atomic round trip."""
-        return self._run(self._commands.merge_durations(counts, most))
-
     def close(self) -> None:
         """Close the connections, if they are the store's own."""
         if self._owns_client:

@@ -64,7 +64,6 @@ _OPTIONS: Final[dict[str, Callable[[str], bool]]] = {
     "max_connections": _is_count,
     "client_name": bool,
     "protocol": ("2", "3").__contains__,
-    "cached_patients": _is_count,
 }
 _TLS_OPTIONS: Final[dict[str, Callable[[str], bool]]] = {
     "ssl_ca_certs": bool,
@@ -85,7 +84,6 @@ class RedisTarget:
     """What a URL names. `name` stands for it in errors; `repr` shows no credentials, `client_url` holds them.
 
     `places` are servers, or sentinels; `service` is empty where there are none. `seconds`: how long an answer may take.
-    `cached_patients`: how many rows a process may keep, 0 for none.
     """
 
     name: str
@@ -94,7 +92,6 @@ class RedisTarget:
     places: tuple[Place, ...]
     service: str
     seconds: float
-    cached_patients: int
     _head: str = field(repr=False)
     _tail: str = field(repr=False)
     _sentinel_head: str = field(repr=False)
@@ -113,12 +110,6 @@ class RedisTarget:
         options = _options(parts, scheme)
         places, service, path = _places(parts, scheme)
         prefix = options.pop("prefix", DEFAULT_PREFIX)
-        cached_patients = int(options.pop("cached_patients", "0"))
-        if cached_patients and (kind != "server" or options.get("protocol") == "3"):
-            raise malformed(
-                "cached_patients is for one server and protocol 2",
-                "remove it, or name one server, with redis://, rediss:// or redis+unix://, and no protocol=3",
-            )
         login, at, _ = parts.netloc.rpartition("@")
         sentinel_login = _login(options.pop("sentinel_username", ""), options.pop("sentinel_password", ""))
         shown = unquote(parts.path) if scheme == "redis+unix" else ",".join(places) + (f"/{service}" if service else "")
@@ -129,7 +120,6 @@ class RedisTarget:
             places=places,
             service=service,
             seconds=float(options.get("socket_timeout", _SECONDS)),
-            cached_patients=cached_patients,
             _head=f"{REDIS_SCHEMES[scheme]}://{login}{at}",
             _tail=f"{path}{_query(options)}",
             _sentinel_head=f"{REDIS_SCHEMES[scheme]}://{sentinel_login}",

@@ -11,7 +11,7 @@ from ...statemachine.errors import ConfigurationError
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
 from ..ports import Change, Row, Written
-from .basics import host_clock, merged, new_version
+from .basics import host_clock, new_version
 from .sqlite_connections import SqliteConnections
 
 _LOAD = "SELECT version, value, NULL FROM record WHERE key = :key AND keep_until > :now"
@@ -34,10 +34,6 @@ _DROP_TOKEN = "DELETE FROM token WHERE key = ?"
 _DUE = """
 SELECT key FROM record WHERE due_at IS NOT NULL AND due_at <= :now AND keep_until > :now ORDER BY due_at LIMIT :limit
 """
-# One row. Not among the tables of the schema: files of versions that know it not, and files that never need it, stay.
-_DURATIONS = "CREATE TABLE IF NOT EXISTS durations (id INTEGER PRIMARY KEY CHECK (id = 1), counts TEXT NOT NULL)"
-_KEPT_DURATIONS = "SELECT counts FROM durations"
-_PUT_DURATIONS = "INSERT OR REPLACE INTO durations (id, counts) VALUES (1, ?)"
 # A write adds at most one row to each table and removes up to two that are past their time: what is to be forgotten
 # cannot pile up, and no single write pays for it all.
 _FORGET = (
@@ -110,17 +106,6 @@ class SqliteStore:
             # A negative LIMIT means none to SQLite.
             found = connection.execute(_DUE, {"now": host_clock(), "limit": max(0, limit)})
             return tuple(key for (key,) in found)
-
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """Add counts of durations, and give what there is now, in one transaction."""
-        with self._connections.lent_for_writing() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(_DURATIONS)
-            found = connection.execute(_KEPT_DURATIONS).fetchone()
-            now = merged([int(count) for count in found[0].split()] if found else [], counts, most)
-            connection.execute(_PUT_DURATIONS, (" ".join(map(str, now)),))
-            connection.execute("COMMIT")
-            return now
 
     def close(self) -> None:
         """Close the file. The last connection to it folds the WAL back in."""

@@ -47,10 +47,6 @@ class ThreadedStore:
         """See `Store.due`."""
         return await self._run(partial(self._store.due, limit))
 
-    async def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """See `Store.merge_durations`."""
-        return await self._run(partial(self._store.merge_durations, counts, most))
-
     async def close(self) -> None:
         """Wait for the calls that run, then close the store and end the threads."""
         await self._run(self._store.close)

@@ -10,8 +10,6 @@ from . import AsyncContestant, Contestant, Entry
 
 #: Longer by far than `ours.SETTLES_SECONDS`, whose module is not imported before it is opened.
 _POLL_SECONDS: Final = 0.15
-_ALONE: Final = frozenset(Work) - {Work.CROWD, Work.MANY}
-_CACHED: Final = "the first read of each patient goes to the server, the other 19 of a run do not"
 
 
 def _opener(module: str, name: str) -> Callable[[Place], Contestant | AsyncContestant]:
@@ -25,14 +23,6 @@ def _opener(module: str, name: str) -> Callable[[Place], Contestant | AsyncConte
 ENTRIES: Final = (
     Entry(name="floor", text="bare redis-py: the same bytes, nothing decided", open=_opener("floor", "open_floor")),
     Entry(name="phr-refresh", text="PhrRefresh", open=_opener("ours", "open_ours"), settles_in=_POLL_SECONDS),
-    Entry(
-        name="phr-refresh-cached",
-        text="PhrRefresh with ?cached_patients=1000",
-        open=_opener("ours", "open_cached_ours"),
-        works=_ALONE,
-        settles_in=_POLL_SECONDS,
-        remark=_CACHED,
-    ),
     Entry(
         name="portal",
         text="today's portal design: SET NX EX lock, waits of 1 s, every poll passed on",
@@ -87,16 +77,6 @@ ENTRIES: Final = (
         settles_in=_POLL_SECONDS,
         floor="floor-async",
         is_async=True,
-    ),
-    Entry(
-        name="phr-refresh-async-cached",
-        text="AsyncPhrRefresh with ?cached_patients=1000",
-        open=_opener("ours", "open_async_cached_ours"),
-        works=_ALONE,
-        settles_in=_POLL_SECONDS,
-        floor="floor-async",
-        is_async=True,
-        remark=_CACHED,
     ),
 )
 

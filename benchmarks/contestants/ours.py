@@ -221,15 +221,3 @@ def open_async_ours(place: Place) -> AsyncOurs:
     return AsyncOurs(place)
 
 
-def open_cached_ours(place: Place) -> Ours:
-    """Ours, which answers from this process what the server says has not changed."""
-    return Ours(_cached(place))
-
-
-def open_async_cached_ours(place: Place) -> AsyncOurs:
-    """The same for asyncio."""
-    return AsyncOurs(_cached(place))
-
-
-def _cached(place: Place) -> Place:
-    return replace(place, url=f"{place.url}?cached_patients=1000")

@@ -11,7 +11,7 @@ from phr_refresh.statemachine.patient import UserKey
 class SteppableStore:
     """Passes everything on to `store`. `calls` are the names of the calls so far.
 
-    They are "load", "load with token", "write", "due", "merge_durations", and "load_all" and "write_all", which take
+    They are "load", "load with token", "write", "due", and "load_all" and "write_all", which take
     many patients.
 
     Calls are counted by kind from 1: ``store.before("write", 2, act)`` runs `act` before the second write reaches the
@@ -66,11 +66,6 @@ class SteppableStore:
         """See `Store.due`."""
         self._note("due")
         return self.store.due(limit)
-
-    def merge_durations(self, counts: Sequence[int], most: int) -> Sequence[int]:
-        """See `Store.merge_durations`."""
-        self._note("merge_durations")
-        return self.store.merge_durations(counts, most)
 
     def close(self) -> None:
         """See `Store.close`."""

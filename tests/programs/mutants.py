@@ -38,7 +38,7 @@ JUSTIFIED = Path(__file__).with_suffix(".txt")
 #: Without servers and without processes, which would run the code as it is written; of those that reach everything
 #: and take long, none.
 NAMES = ["table", "lifecycle", "rules", "policy", "patient", "draft", "kick_off", "views", "errors", "diagrams"]
-NAMES += ["trace", "stored_words", "flows_*", "driver", "pacing", "poll_learning", "properties_window", "extracts"]
+NAMES += ["trace", "stored_words", "flows_*", "driver", "properties_window", "extracts"]
 NAMES += ["record", "words"]
 CHOICE = "not redis and not valkey and not sqlite and not (every_order and not crash)"
 OPTIONS = [

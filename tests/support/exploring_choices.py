@@ -11,7 +11,6 @@
 `A fail`, `A unsure`        its store call fails; the same, but the commit took effect
 `A repeat`                  its commit takes effect unanswered, and the adapter repeats it: later, as its next moment
 `A lag`                     its claim takes effect, and the replicas that the policy asks for do not follow in time
-`A untold`                  its load gives, from a cache, what stood there before the last write of another process
 `A ahead`, `A back`         its next moment, in which the clock of its host leaps by hours
 `run A.1`, `again A.1`      a step that A handed over runs; the same, but it stays in the queue: it is delivered twice
 `clock poll`, ...           the clock advances to a deadline of the record, or past the age of decisions ("age")
@@ -124,14 +123,7 @@ def _faults(lab: Laboratory, world: World, process: Process) -> list[str]:
     if isinstance(effect, Commit | CommitAll):
         lag = ["lag"] if isinstance(effect, Commit) and effect.is_claim and lab.policy.claim_replicas else []
         return [*crash, "fail", "unsure", "repeat", *lag, *LEAPS]
-    return [*crash, "fail", *_untold(world, process), *LEAPS]
-
-
-def _untold(world: World, process: Process) -> list[str]:
-    # Who writes reads what was written, and tokens are not cached.
-    effect = process.node.effect
-    is_cached = isinstance(effect, Load) and not effect.with_token
-    return ["untold"] if is_cached and world.before and world.before[1] != process.name else []
+    return [*crash, "fail", *LEAPS]
 
 
 def _clocks(scene: Scene, lab: Laboratory, world: World) -> list[str]:

@@ -209,7 +209,6 @@ class Laboratory:
             return _put(world, process) if world.writes > before.writes else before
         performer = self._performer(world, process)
         plan, finish = performer.plan(effect)
-        self.desk.is_untold = what == "untold"
         if what == "fail":
             answer: Any = StoreUnavailable("stepped", "no answer")
         elif what == "unsure":
@@ -218,7 +217,6 @@ class Laboratory:
         else:
             repeated = process.phase == "repeat" and world.row and world.row.version == process.written
             answer = finish(self._repeated(process, effect) if repeated else plan())
-        self.desk.is_untold = False
         asked = process.clocks[0] if process.phase == "repeat" else int(performer._asked_at * 1000) - _AWAY
         clocks = (asked, int(performer._heard_at * 1000), performer._now)
         return self._told(self.desk.world, process._replace(clocks=clocks), answer)

@@ -203,8 +203,6 @@ class Desk:
         self.is_looked_at = False
         #: Whether the replicas do not follow just now.
         self.lags = False
-        #: Whether the process has not yet been told of the last write of another one, and reads what it knows.
-        self.is_untold = False
 
     # The clocks.
 
@@ -222,8 +220,6 @@ class Desk:
     def load(self, key: UserKey, *, with_token: bool = False) -> Answer:
         """See `Store.load`."""
         now, row = self.world.now, self.world.row
-        if self.is_untold and self.world.before is not None:
-            row = self.world.before[0]
         if row is None or row.keep_until <= now:
             return Answer(None, "", now)
         token = row.token if with_token and row.token_until > now else None
