@@ -29,6 +29,7 @@ from ..statemachine.effects import (
     Conflict,
     CouldNotAsk,
     Effect,
+    Fact,
     HandOver,
     ListDue,
     Load,
@@ -44,15 +45,15 @@ from ..statemachine.effects import (
     Tell,
 )
 from ..statemachine.errors import RecordUnreadable, StoreError, StoreUnavailable
-from ..statemachine.facts import Fact
 from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant, Policy, milliseconds
 from ..statemachine.record import RefreshRecord
-from ..statemachine.trace import Tap
-from .observers import tell as tell
+from .logs import tell as tell
 from .ports import AsyncStore, Change, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
 T = TypeVar("T")
+#: Sees each flow before it runs, and returns what is to run in its place.
+Tap = Callable[[Flow[Any]], Flow[Any]]
 Plan = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from ..statemachine.effects import (
     AskStatus,
     CouldNotAsk,
+    Fact,
     KickOffAnswer,
     SessionFailed,
     SessionOpened,
@@ -20,7 +21,6 @@ from ..statemachine.effects import (
     TokenChange,
 )
 from ..statemachine.errors import RecordUnreadable
-from ..statemachine.facts import Fact
 from ..statemachine.patient import Patient, UserKey
 from ..statemachine.policy import Instant
 

@@ -1,4 +1,4 @@
-"""The whole of `phr-refresh bench`: a server, the contest, and the files."""
+"""The whole of `python -m benchmarks`: a server, the contest, and the files."""
 
 import os
 import platform

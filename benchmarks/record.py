@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from phr_refresh.statemachine.codec import encode
-from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
-from phr_refresh.statemachine.record import KickOff, RefreshRecord, State
+from phr_refresh.statemachine.record import ExtractProgress, ExtractState, KickOff, RefreshRecord, State
 
 from .place import EXTRACTS
 

@@ -55,7 +55,7 @@ def as_markdown(results: Results) -> str:
         [
             "# Benchmarks",
             "",
-            f"By `phr-refresh bench` in {results.seconds:.0f} seconds: {machine}.",
+            f"By `python -m benchmarks` in {results.seconds:.0f} seconds: {machine}.",
             "",
             *_timed(results),
             *_counted(results),

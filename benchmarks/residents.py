@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from phr_refresh.adapters.stores.keys import RedisKeys
-from phr_refresh.statemachine.codec import encode, encode_packed
+from phr_refresh.statemachine.codec import encode
 from phr_refresh.statemachine.patient import key_of
 from phr_refresh.statemachine.policy import Policy, milliseconds
 from redis import RedisCluster
@@ -49,11 +49,11 @@ def _used_memory(client: Any) -> int:
     return sum(int(info["used_memory"]) for info in said)
 
 
-def settled(*, with_token: bool = False, packed: bool = False) -> Write:
+def settled(*, with_token: bool = False) -> Write:
     """Writes a patient whose refresh completed just now: record, TTL and entry in the due index; the token if asked."""
     keys = RedisKeys()
     now = round(time.time() * 1000)
-    value = b"01234567" + (encode_packed if packed else encode)(settled_record(now))
+    value = b"01234567" + encode(settled_record(now))
     ends_at = now + milliseconds(Policy().refresh_window)
     keep_until = ends_at + milliseconds(Policy().retention)
 

@@ -1,6 +1,6 @@
 """The scale curve: what an event costs as patients and processes grow, and whether a process grows with them.
 
-`python -m phr_refresh.benchmarks.scale [--patients 1000 10000 100000] [--processes 1 2 4] [--distinct 200000]` prints
+`python -m benchmarks.scale [--patients 1000 10000 100000] [--processes 1 2 4] [--distinct 200000]` prints
 Markdown. A million residents take some 400 MB of the server's memory.
 """
 

@@ -1,6 +1,6 @@
 """Size: what a patient takes in Redis, whole and by its parts, and what other forms of the same record would take.
 
-`python -m phr_refresh.benchmarks.size`. Measured as the server's `used_memory` over many patients: keys, TTL, index and
+`python -m benchmarks.size`. Measured as the server's `used_memory` over many patients: keys, TTL, index and
 what the allocator rounds up are in it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 from phr_refresh.adapters.stores.keys import RedisKeys
-from phr_refresh.statemachine.codec import encode, encode_packed
+from phr_refresh.statemachine.codec import encode
 from phr_refresh.statemachine.patient import key_of
 from redis.client import Pipeline
 
@@ -60,9 +60,6 @@ def forms() -> Mapping[str, Write]:
     }
     named = msgpack.packb(json.loads(encode(record)))
     found[f"MessagePack with the same names, {8 + len(named)} bytes"] = string(b"01234567" + named)
-    packed = b"01234567" + encode_packed(record)
-    found[f"packed, {len(packed)} bytes"] = string(packed)
-    found["whole, packed"] = settled(packed=True)
     squeezed = zlib.compress(encode(record), 9)
     found[f"JSON, deflated, {8 + len(squeezed)} bytes"] = string(b"01234567" + squeezed)
     one = encode(record._replace(extracts=()))

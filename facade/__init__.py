@@ -6,7 +6,7 @@ datetime.timedelta(seconds=3600)
 """
 
 from phr_refresh.adapters.stores import open_async_store, open_store
-from phr_refresh.statemachine.effects import SessionToken
+from phr_refresh.statemachine.effects import Fact, SessionToken
 from phr_refresh.statemachine.errors import (
     CallerError,
     ConfigurationError,
@@ -22,8 +22,6 @@ from phr_refresh.statemachine.errors import (
     UnknownPatient,
     UpstreamError,
 )
-from phr_refresh.statemachine.extract import ExtractState
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import (
     Explanation,
     ExtractStatus,
@@ -36,7 +34,7 @@ from phr_refresh.statemachine.outcomes import (
 )
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
-from phr_refresh.statemachine.record import State
+from phr_refresh.statemachine.record import ExtractState, State
 
 from .asynchronous import AsyncPhrRefresh
 from .synchronous import PhrRefresh

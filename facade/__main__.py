@@ -8,7 +8,7 @@ from phr_refresh.statemachine.errors import MissingExtra
 def main() -> int:
     """Run the command line. Exit codes: 0 done, 1 it failed, 2 usage."""
     try:
-        from phr_refresh.cli import run
+        from .cli.app import run
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

@@ -5,14 +5,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.adapters.logs import LogObserver, Observers
 from phr_refresh.adapters.metrics import observer_named
-from phr_refresh.adapters.observers import Observers
 from phr_refresh.adapters.ports import Observer, Seal, Upstream
 from phr_refresh.adapters.redaction import guard_loggers
-from phr_refresh.adapters.session_creation.sealing import FernetSeal, PlainSeal
+from phr_refresh.adapters.session_creation.seal import FernetSeal, PlainSeal
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError, InvalidPatient
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey, key_of
 from phr_refresh.statemachine.policy import Policy

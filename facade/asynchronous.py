@@ -10,22 +10,20 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from phr_refresh.adapters.driver import Ports, run_async, tell
+from phr_refresh.adapters.driver import Ports, Tap, run_async, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
+from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker, login_answered
 from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Seal, Upstream
 from phr_refresh.adapters.redaction import safe_error
-from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores import open_async_store
-from phr_refresh.adapters.workers.gate import DRAIN_SECONDS
 from phr_refresh.adapters.workers.tasks import TaskWorker
-from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.adapters.workers.time_limit import DRAIN_SECONDS
+from phr_refresh.statemachine.effects import Fact, SessionToken, Step
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
-from phr_refresh.statemachine.trace import Tap
 
 from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
 
@@ -91,8 +89,8 @@ class AsyncPhrRefresh:
         policy: Policy | None = None,
     ) -> AsyncPhrRefresh:
         """From the environment, as `PhrRefresh.from_env`."""
-        from phr_refresh.adapters.settings import MhvSettings
-        from phr_refresh.adapters.upstream import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.settings import MhvSettings
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)

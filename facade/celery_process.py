@@ -11,8 +11,8 @@ from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.per_process import PerProcess
 from phr_refresh.adapters.redaction import error_types
 from phr_refresh.adapters.workers.celery import FOLLOW, REFRESH, WATCH, CeleryWorker, Message, step_of
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import InvalidPatient, StoreError
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Status
 from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy

@@ -21,12 +21,12 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from phr_refresh.adapters.browser import Contract
 from phr_refresh.adapters.ports import Upstream, Worker
 from phr_refresh.adapters.session_creation.secret_values import read_secret
-from phr_refresh.adapters.settings import MhvSettings
-from phr_refresh.adapters.status_polling.http import Contract
 from phr_refresh.adapters.stores import open_async_store, open_store
-from phr_refresh.adapters.upstream import MhvUpstream, guarded
+from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import NO_DURATIONS, Policy

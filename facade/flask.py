@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
 
+from phr_refresh.adapters.browser import Host
 from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.flask import FlaskHost, UserOf, flask_login_user
 from phr_refresh.adapters.login_hooks.hooks import Hooks
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.status_polling.http import Host
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from phr_refresh.statemachine.patient import Patient
 
-from .cli_views import explanation_lines
+from .cli.views import explanation_lines
 from .embedding import Embedding
 from .synchronous import PhrRefresh
 

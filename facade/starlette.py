@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from phr_refresh.adapters.browser import AsyncHost
 from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.hooks import AsyncHooks
 from phr_refresh.adapters.login_hooks.starlette import (
@@ -22,9 +23,8 @@ from phr_refresh.adapters.login_hooks.starlette import (
     StarletteHost,
     is_same_origin,
 )
-from phr_refresh.adapters.status_polling.http import AsyncHost
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from phr_refresh.statemachine.patient import Patient
 from starlette.requests import Request

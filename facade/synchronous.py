@@ -9,23 +9,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from phr_refresh.adapters.driver import Ports, run, tell
+from phr_refresh.adapters.driver import Ports, Tap, run, tell
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.measuring import MeasuredUpstream, MeasuredWorker, login_answered
+from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker, login_answered
 from phr_refresh.adapters.ports import Observer, RecordsAnswer, Seal, Store, Upstream, Worker
 from phr_refresh.adapters.redaction import safe_error
-from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores import open_store
-from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
 from phr_refresh.adapters.workers.threads import ThreadWorker
+from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
 from phr_refresh.statemachine.draft import Flow
-from phr_refresh.statemachine.effects import SessionToken, Step
+from phr_refresh.statemachine.effects import Fact, SessionToken, Step
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.policy import Policy
-from phr_refresh.statemachine.trace import Tap
 
 from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
 
@@ -79,8 +77,8 @@ class PhrRefresh:
         cls, environ: Mapping[str, str] | None = None, *, worker: Worker | None = None, policy: Policy | None = None
     ) -> PhrRefresh:
         """From the environment: see `assembly.Settings` and `MhvSettings.from_env`. Raises `ConfigurationError`."""
-        from phr_refresh.adapters.settings import MhvSettings
-        from phr_refresh.adapters.upstream import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.settings import MhvSettings
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)

@@ -34,20 +34,20 @@ _EXTRACTS: Final = (
 _NUMBERS: Final = {
     word: number for words in (_STATES, _KICK_OFFS, _EXTRACT_STATES, _EXTRACTS) for number, word in enumerate(words)
 }
-#: A code is shown on terminals and in answers. What is none, whoever wrote it, is not shown.
-_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_NO_CODE: Final = "malformed_code"
+#: What stored words may look like: they are shown on terminals and in answers, whoever wrote the record.
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
+#: Stands for any other.
+MALFORMED: Final = "malformed"
 
 _Count = Annotated[int, Meta(ge=0)]
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
-_Name = Annotated[str, Meta(max_length=64)]
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):
     """The fields in their order. What ends in `_in` is relative to `since`."""
 
     schema: Annotated[int, Meta(ge=1)]
-    fingerprint: _Name
+    fingerprint: str
     state: _Count
     since: Annotated[int, Meta(ge=0, lt=_END_OF_CALENDAR)]
     session_expires_in: int | None = None
@@ -60,7 +60,7 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     window_opens_in: int | None = None
     next_poll_in: int | None = None
     completed_in: int | None = None
-    extracts: tuple[tuple[_Count | _Name, _Count, int | None], ...] | None = None
+    extracts: tuple[tuple[_Count | str, _Count, int | None], ...] | None = None
     failure: tuple[str, int] | None = None
     logouts: _Count | None = None
     opening: tuple[_Id, int] | None = None
@@ -68,7 +68,7 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     retry_in: int | None = None
     session_failure: tuple[str, int] | None = None
     deferred_in: int | None = None
-    refusal: tuple[_Name, _Name, tuple[_Name, ...], int] | None = None
+    refusal: tuple[str, str, tuple[str, ...], int] | None = None
 
 
 _KNOWN: Final = len(_Stored.__struct_fields__)
@@ -82,7 +82,7 @@ def encode(record: RefreshRecord) -> bytes:
     """The stored form of `record`."""
     base = record.since
     deferred_since, expires_at, as_of = record.deferred_since, record.session_expires_at, record.as_of
-    found = [
+    found: list[object] = [
         *(SCHEMA, record.fingerprint, _NUMBERS[record.state], base),
         None if expires_at is None else expires_at - base,
         None if as_of is None else as_of - base,
@@ -140,7 +140,8 @@ def decode(stored: bytes) -> RefreshRecord:
     try:
         return _record(found, carried)
     except IndexError:
-        raise RecordUnreadable("a newer version wrote it, in words that this one does not know", _UPDATE) from None
+        # A number for which this version has no word.
+        raise _newer(SCHEMA + 1) from None
     except (ValueError, OverflowError):
         raise _unreadable(stored) from None
 
@@ -164,6 +165,8 @@ def _unreadable(stored: bytes) -> RecordUnreadable:
 
 
 def _newer(schema: int) -> RecordUnreadable:
+    if schema == SCHEMA + 1:
+        return RecordUnreadable("a newer version wrote it, in words that this one does not know", _UPDATE)
     return RecordUnreadable(f"it has schema {schema}, this version reads up to {SCHEMA + 1}", _UPDATE)
 
 
@@ -198,7 +201,7 @@ def _record(found: _Stored, carried: tuple[bytes, ...]) -> RefreshRecord:
         extracts=tuple(
             [
                 ExtractProgress(
-                    _EXTRACTS[name] if isinstance(name, int) else name,
+                    _EXTRACTS[name] if isinstance(name, int) else _word(name),
                     _EXTRACT_STATES[state],
                     at(succeeded_in),
                 )
@@ -210,17 +213,24 @@ def _record(found: _Stored, carried: tuple[bytes, ...]) -> RefreshRecord:
         failure=_failure(found.failure, at(found.failure[1])) if found.failure else None,
         failures=found.failures or 0,
         retry_at=at(found.retry_in) or 0,
-        session_failure=_failure(found.session_failure, at(found.session_failure[1])) if found.session_failure else None,
-        refusal=Refusal(
-            event=found.refusal[0], state=found.refusal[1], guards=found.refusal[2], at=at(found.refusal[3]) or 0
-        )
-        if found.refusal
+        session_failure=_failure(found.session_failure, at(found.session_failure[1]))
+        if found.session_failure
         else None,
+        refusal=_refused(found.refusal, at(found.refusal[3])) if found.refusal else None,
         deferred_since=at(found.deferred_in) or 0,
-        fingerprint=found.fingerprint,
+        fingerprint=_word(found.fingerprint),
         carried=carried,
     )
 
 
 def _failure(found: tuple[str, int], at: Instant | None) -> Failure:
-    return Failure(code=found[0] if _CODE.fullmatch(found[0]) else _NO_CODE, at=at or 0)
+    return Failure(code=_word(found[0]), at=at or 0)
+
+
+def _refused(found: tuple[str, str, tuple[str, ...], int], at: Instant | None) -> Refusal:
+    event, state, guards, _ = found
+    return Refusal(event=_word(event), state=_word(state), guards=tuple(map(_word, guards)), at=at or 0)
+
+
+def _word(text: str) -> str:
+    return text if _WORD.fullmatch(text) else MALFORMED

@@ -9,6 +9,7 @@ from .effects import (
     Committed,
     Conflict,
     Effect,
+    Fact,
     Load,
     Loaded,
     SessionToken,
@@ -16,13 +17,11 @@ from .effects import (
     TokenChange,
 )
 from .errors import EventRefused
-from .events import Event, EventName
-from .facts import Fact
 from .lifecycle import Step, catch_up, deadline_of, step
 from .patient import UserKey
 from .policy import Policy, milliseconds
 from .record import RefreshRecord, Refusal
-from .table import FINGERPRINT, Kind
+from .table import FINGERPRINT, Event, EventName, Kind
 
 T = TypeVar("T")
 #: A flow yields effects, is sent their answers (`effects.py` says which), and returns a `T`.

@@ -23,16 +23,63 @@ effect           answer                                                         
 ===============  ==============================================================  =================
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from .extract import ExtractProgress
-from .facts import Fact
 from .patient import Patient, UserKey
 from .policy import Instant
-from .record import RefreshRecord
-from .session_token import SessionToken as SessionToken
+from .record import ExtractProgress, RefreshRecord
+
+# The session token: what FHIR calls carry. Its text is shown nowhere.
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SessionToken:
+    """A bearer token for FHIR calls. `repr` and `str` do not show it; `reveal()` does.
+
+    `subject_id` is the id to find the FHIR Patient by. `expires_at` already allows for early expiry.
+    """
+
+    jwt: str
+    subject_id: str
+    expires_at: Instant
+
+    def reveal(self) -> str:
+        """The token itself, for the Authorization header of a FHIR call and nothing else."""
+        return self.jwt
+
+    def headers(self) -> dict[str, str]:
+        """The request header that carries the token."""
+        return {"Authorization": f"Bearer {self.jwt}"}
+
+    def __repr__(self) -> str:
+        return f"SessionToken(<withheld>, expires_at={self.expires_at})"
+
+
+# What an observer is told: one frozen value per thing that happened, named by a dotted past-tense name.
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that happened.
+
+    `name` without its prefix, such as "refresh_completed". `key` is the patient's store key, None where no patient is
+    meant; observers show a keyed hash of it. `source` and `target` are states, set on a transition. `details` holds
+    codes, ids and durations (named with their unit), never an identifier of a patient.
+    """
+
+    name: str
+    key: UserKey | None = None
+    source: str | None = None
+    target: str | None = None
+    details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    #: Whether somebody on call may need to act.
+    is_warning: bool = False
+    #: Whether it is but a quantity, told at each login or call: metrics are made of it, logs leave it out.
+    is_measurement: bool = False
+
 
 # The session token (session_token.py) never enters the record.
 

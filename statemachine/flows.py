@@ -30,15 +30,14 @@ from .effects import (
     Step,
 )
 from .errors import NotEligible, RecordUnreadable, SessionUnavailable, StoreError
-from .events import Event, EventName
-from .following import Following
-from .kick_off import event_of
+from .following import Following, event_of
 from .opening import Advance, Ended, Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
 from .policy import Instant, Policy, milliseconds
 from .record import NEVER_SENT, State
 from .sweeping import Sweep, statuses
+from .table import Event, EventName
 from .views import explanation_of, receipt_of, standing_receipt, status_of
 
 _TRIES_TO_RECORD = 3

@@ -20,11 +20,9 @@ from typing import Final, cast
 from transitions import EventData, Machine
 
 from .errors import EventRefused
-from .events import Event, EventName
 from .policy import Instant
 from .record import RefreshRecord, State
-from .rules import Guard
-from .table import FINGERPRINT, TABLE, WAITING, Kind, Rule
+from .table import FINGERPRINT, TABLE, WAITING, Event, EventName, Guard, Kind, Rule
 
 
 class _Model:

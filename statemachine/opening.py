@@ -14,12 +14,12 @@ from .effects import (
     SessionToken,
 )
 from .errors import StoreUnavailable
-from .events import Event, EventName
-from .kick_off import deferred
+from .following import deferred
 from .outcomes import Receipt, ReceiptKind
 from .patient import Patient
 from .policy import Policy, milliseconds
 from .record import Failure, RefreshRecord, State, cancelled
+from .table import Event, EventName
 from .views import receipt_of, standing_receipt
 
 

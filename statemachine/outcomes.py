@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from .extract import ExtractState
-from .record import State
+from .record import ExtractState, State
 
 
 class ReceiptKind(StrEnum):

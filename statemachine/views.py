@@ -4,19 +4,10 @@ from datetime import datetime
 
 from .effects import UPSTREAM_OVERLOADED
 from .errors import EventRefused
-from .extract import ExtractState
 from .lifecycle import deadline_of, prospects
-from .outcomes import (
-    Explanation,
-    ExtractStatus,
-    FailureStatus,
-    PossibleEvent,
-    Receipt,
-    ReceiptKind,
-    Status,
-)
+from .outcomes import Explanation, ExtractStatus, FailureStatus, PossibleEvent, Receipt, ReceiptKind, Status
 from .policy import Instant, as_datetime
-from .record import TIMED_OUT, KickOff, RefreshRecord, Refusal, State
+from .record import TIMED_OUT, ExtractState, KickOff, RefreshRecord, Refusal, State
 from .table import FINGERPRINT
 
 

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from typing import Final, assert_never
 from urllib.parse import urlsplit
 
-from ..http_client import Answer, HttpClient, Lost, NotSent
-from ..settings import MhvSettings
+from ..upstream.http_client import Answer, HttpClient, Lost, NotSent
+from ..upstream.settings import MhvSettings
 from .findings import Finding, Findings, error, milliseconds_of, ok, warning
 
 _REMEDIES: Final = {

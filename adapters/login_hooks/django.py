@@ -6,7 +6,7 @@ from typing import Any
 
 from ...statemachine.errors import MissingExtra
 from ...statemachine.patient import Patient
-from ..status_polling.http import HttpRequest, HttpResponse, HttpStream
+from ..browser import HttpRequest, HttpResponse, HttpStream
 
 try:
     from asgiref.sync import sync_to_async

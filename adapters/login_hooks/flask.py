@@ -9,7 +9,7 @@ from typing import Any, Final
 from ...statemachine.errors import ConfigurationError, MissingExtra
 from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
-from ..status_polling.http import Host, HttpRequest, HttpResponse
+from ..browser import Host, HttpRequest, HttpResponse
 from .hooks import Hooks
 
 try:

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ...statemachine.effects import Fact
 from ...statemachine.errors import PhrRefreshError
-from ...statemachine.facts import Fact
 from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..ports import Observer
 from ..redaction import error_types, safe_error
-from ..workers.gate import GateTimeout, LoginGate
+from ..workers.time_limit import GateTimeout, LoginGate
 
 
 class LogsInAndOut(Protocol):

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 from ...statemachine.errors import MissingExtra
 from ...statemachine.outcomes import Receipt, ReceiptKind
 from ...statemachine.patient import Patient
-from ..status_polling.http import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse
-from ..status_polling.http.messages import problem
+from ..browser import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse
+from ..browser.messages import problem
 from .hooks import AsyncHooks, FindPatient
 
 try:

@@ -2,7 +2,7 @@
 
 import sys
 
-from ..warnings import WARNINGS
+from ..logs import WARNINGS
 from .definitions import METRICS, Kind
 
 

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from ...statemachine.events import EventName
 from ...statemachine.outcomes import ReceiptKind
 from ...statemachine.record import State
-from ..warnings import WARNINGS
+from ...statemachine.table import EventName
+from ..logs import WARNINGS
 
 OTHER: Final = "other"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from ...statemachine.facts import Fact
+from ...statemachine.effects import Fact
 from .labels import bounded
 
 #: A metric by its name in `definitions`, the values of its labels in their order there, and the number.

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from ...statemachine.effects import Fact
 from ...statemachine.errors import MissingExtra
-from ...statemachine.facts import Fact
 from .definitions import METRICS, Kind, Metric
 from .observations import observations
 

@@ -5,8 +5,8 @@ from functools import cache
 from threading import Lock
 from typing import Final
 
+from ...statemachine.effects import Fact
 from ...statemachine.errors import MissingExtra
-from ...statemachine.facts import Fact
 from .definitions import METRICS, Kind, Metric
 from .observations import observations
 

@@ -10,8 +10,8 @@ import jwt
 from ...statemachine.effects import SessionFailed, SessionOpened, SessionToken
 from ...statemachine.patient import Patient
 from ...statemachine.policy import Instant, milliseconds
-from ..http_client import Answer, HttpClient, Lost, NotSent
-from ..settings import MhvSettings
+from ..upstream.http_client import Answer, HttpClient, Lost, NotSent
+from ..upstream.settings import MhvSettings
 
 _TOKEN_HEADERS = ("x-amzn-remapped-authorization", "authorization")
 _LONGEST_LIFE = 3_600_000

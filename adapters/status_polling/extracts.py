@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...statemachine.effects import AskStatus, CouldNotAsk, Phase, StatusReport
-from ...statemachine.extract import ExtractProgress, ExtractState
 from ...statemachine.policy import Instant
+from ...statemachine.record import ExtractProgress, ExtractState
 
 _UNREADABLE = CouldNotAsk("unreadable_answer")
 _END_OF_CALENDAR = 253_402_300_800_000  # the year 10000, which datetime cannot show

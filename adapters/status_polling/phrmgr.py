@@ -18,8 +18,8 @@ from ...statemachine.effects import (
 )
 from ...statemachine.patient import Patient
 from ...statemachine.policy import milliseconds
-from ..http_client import Answer, HttpClient, Lost, NotSent
-from ..settings import MhvSettings
+from ..upstream.http_client import Answer, HttpClient, Lost, NotSent
+from ..upstream.settings import MhvSettings
 from .extracts import judge
 from .retry_after import retry_after_seconds
 

@@ -9,7 +9,7 @@ asynchronously, so a primary that dies takes its last moments with it. A change 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha1

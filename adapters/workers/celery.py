@@ -13,9 +13,8 @@ from typing import Any, Final, TypeGuard
 from celery import Celery, Task
 from kombu.pools import ProducerPool
 
-from ...statemachine.effects import Follow, Refresh, Step
+from ...statemachine.effects import Fact, Follow, Refresh, Step
 from ...statemachine.errors import ConfigurationError
-from ...statemachine.facts import Fact
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..logs import LogObserver

@@ -6,7 +6,6 @@ until everything is recorded is known.
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 
 from phr_refresh import AsyncPhrRefresh, Patient, PhrRefresh, Policy, open_async_store, open_store
@@ -15,14 +14,14 @@ from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
+    Fact,
     Phase,
     SessionOpened,
     SessionToken,
     StatusReport,
     Step,
 )
-from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
-from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.record import ExtractProgress, ExtractState
 
 from ..place import EXTRACTS, SESSION_SECONDS, Place, Upstream
 
@@ -219,5 +218,3 @@ def open_ours(place: Place) -> Ours:
 def open_async_ours(place: Place) -> AsyncOurs:
     """Ours, for asyncio; to be opened in its loop."""
     return AsyncOurs(place)
-
-

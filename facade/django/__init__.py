@@ -15,10 +15,11 @@ from typing import Any
 
 from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.logs import LogObserver
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.patient import Patient
-from phr_refresh.synchronous import PhrRefresh
+
+from ..synchronous import PhrRefresh
 
 try:
     from django.apps import apps as installed_apps

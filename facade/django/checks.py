@@ -29,14 +29,14 @@ from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from phr_refresh.adapters.redaction import safe_error
-from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.stores.urls import scheme_of, sqlite_path
-from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra, StoreError
 from phr_refresh.statemachine.patient import Patient, key_of
-from phr_refresh.unconnected import UnconnectedUpstream
 
+from ..embedding import Embedding
+from ..unconnected import UnconnectedUpstream
 from .settings import NAME, settings_block
 
 TAG: Final = "phr_refresh"

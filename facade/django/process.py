@@ -9,18 +9,18 @@ from typing import Any, Literal
 from django.db import close_old_connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from phr_refresh.adapters.browser import Host
 from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savepoints
 from phr_refresh.adapters.login_hooks.hooks import FindPatient, Hooks, told_of
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.per_process import PerProcess
-from phr_refresh.adapters.status_polling.http import Host
-from phr_refresh.adapters.workers.gate import GateTimeout, LoginGate
-from phr_refresh.embedding import Embedding, PatientOf, read_patient_of, read_policy
-from phr_refresh.statemachine.facts import Fact
+from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.patient import Patient
-from phr_refresh.synchronous import PhrRefresh
 
+from ..embedding import Embedding, PatientOf, read_patient_of, read_policy
+from ..synchronous import PhrRefresh
 from .settings import settings_block
 
 Verb = Literal["login", "logout"]

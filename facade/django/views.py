@@ -3,12 +3,12 @@
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_protect
+from phr_refresh.adapters.browser.messages import problem
 from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.django import response_to
 from phr_refresh.adapters.login_hooks.hooks import told_of
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.status_polling.http.messages import problem
-from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.effects import Fact
 
 from . import this_process
 

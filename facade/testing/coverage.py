@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from phr_refresh.adapters.ports import Observer
-from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.record import State
 from phr_refresh.statemachine.table import TABLE, Kind
 

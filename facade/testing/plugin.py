@@ -16,8 +16,8 @@ import pytest
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.statemachine.policy import Policy
-from phr_refresh.synchronous import PhrRefresh
 
+from ..synchronous import PhrRefresh
 from .clock import Clock, ClockedWorker
 from .coverage import Coverage
 from .rules import Rules

@@ -6,6 +6,7 @@ from phr_refresh.adapters.ports import Observer, RecordsAnswer, Upstream
 from phr_refresh.statemachine.effects import (
     AskStatus,
     CouldNotAsk,
+    Fact,
     KickOffAnswer,
     NeverSent,
     Phase,
@@ -14,12 +15,11 @@ from phr_refresh.statemachine.effects import (
     SessionToken,
     StatusReport,
 )
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.patient import Patient, UserKey
 from phr_refresh.statemachine.policy import Instant, Policy, milliseconds
 from phr_refresh.statemachine.record import State
-from phr_refresh.synchronous import PhrRefresh
 
+from ..synchronous import PhrRefresh
 from .clock import Clock
 
 

@@ -17,8 +17,8 @@ from phr_refresh.statemachine.effects import (
     SessionToken,
     StatusReport,
 )
-from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.patient import Patient
+from phr_refresh.statemachine.record import ExtractProgress, ExtractState
 
 from .clock import START
 

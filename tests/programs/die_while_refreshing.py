@@ -5,8 +5,8 @@ import signal
 import sys
 
 from phr_refresh import Patient, PhrRefresh, open_store
-from phr_refresh.adapters.settings import MhvSettings
-from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.upstream.mhv import MhvUpstream
+from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.adapters.workers.inline import InlineWorker
 
 

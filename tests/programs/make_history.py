@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 from phr_refresh import Patient, PhrRefresh, Policy, open_store
-from phr_refresh.adapters.history.recording import HistoryFile, RecordedStore
-from phr_refresh.adapters.settings import MhvSettings
-from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.upstream.mhv import MhvUpstream
+from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.testing.history import HistoryFile, RecordedStore
 
 url, path, seed = sys.argv[1:]
 random = Random(seed)

@@ -14,9 +14,9 @@ from contextlib import closing, suppress
 from typing import Any
 
 from phr_refresh import PhrRefresh, Receipt, StoreError
-from phr_refresh.adapters.history.recording import HistoryFile
 from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.testing.history import HistoryFile
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.soak_host import SESSION_SECONDS, WINDOW_SECONDS, SoakHost, by_id
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from phr_refresh import Patient
-from phr_refresh.adapters.status_polling.http import Host, HttpRequest, HttpResponse
+from phr_refresh.adapters.browser import Host, HttpRequest, HttpResponse
 
-MODULE = files("phr_refresh.adapters.status_polling").joinpath("browser", "phr-refresh.js").read_bytes()
+MODULE = files("phr_refresh.adapters.browser").joinpath("phr-refresh.js").read_bytes()
 #: Milliseconds that a page may take for anything: far more than it does.
 PATIENCE_MS = 30_000
 

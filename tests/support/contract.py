@@ -14,7 +14,7 @@ import jsonschema_rs
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 from phr_refresh import AsyncPhrRefresh, Patient, PhrRefresh, Policy, open_async_store, open_store
-from phr_refresh.adapters.status_polling.http import (
+from phr_refresh.adapters.browser import (
     AsyncHost,
     AsyncHttpStream,
     Contract,
@@ -23,9 +23,9 @@ from phr_refresh.adapters.status_polling.http import (
     HttpResponse,
     HttpStream,
 )
-from phr_refresh.adapters.status_polling.http.openapi import document
-from phr_refresh.adapters.status_polling.http.operations import OPERATIONS, operation_at
-from phr_refresh.adapters.status_polling.http.schemas import HEADERS, SCHEMAS, SOMETIMES
+from phr_refresh.adapters.browser.openapi import document
+from phr_refresh.adapters.browser.operations import OPERATIONS, operation_at
+from phr_refresh.adapters.browser.schemas import HEADERS, SCHEMAS, SOMETIMES
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import AskStatus, CouldNotAsk, Phase, StatusReport, Step
 

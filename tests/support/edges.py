@@ -1,7 +1,7 @@
 """docs/faults.md: what is seen of each fault, as the tests see it.
 
 The page is made of what the tests observe and is compared with it. After a change that is meant, write it anew:
-``PHR_REFRESH_WRITE_DOCS=1 pytest tests/test_edges_redis.py tests/test_edges_upstream.py``.
+``PHR_REFRESH_WRITE_DOCS=1 pytest tests/proof/test_edges_redis.py tests/proof/test_edges_upstream.py``.
 """
 
 import os
@@ -31,7 +31,7 @@ What a login, a status and a refresh say while something at the edge of phr-refr
 what becomes of the patients afterwards. **This page is written by the tests**, from what they see on real sockets; they
 fail if it is out of date. To write it anew:
 
-    PHR_REFRESH_WRITE_DOCS=1 pytest tests/test_edges_redis.py tests/test_edges_upstream.py
+    PHR_REFRESH_WRITE_DOCS=1 pytest tests/proof/test_edges_redis.py tests/proof/test_edges_upstream.py
 
 How to read it:
 

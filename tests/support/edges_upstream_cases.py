@@ -13,7 +13,7 @@ import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.upstream.mhv import MhvUpstream
 
 from .edges_acts import (
     bomb,

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from phr_refresh.statemachine.effects import AskStatus, Commit, CommitAll, Load, OpenSession, Pause, StartRefresh
+from phr_refresh.statemachine.effects import AskStatus, Commit, CommitAll, OpenSession, Pause, StartRefresh
 from phr_refresh.statemachine.policy import Policy
 
 from .exploring_moves import LEAPS, Laboratory, Make

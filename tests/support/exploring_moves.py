@@ -6,7 +6,7 @@ from typing import Any
 
 from phr_refresh.adapters.driver import Performer, Ports
 from phr_refresh.adapters.ports import Written
-from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import (
     Accepted,

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from phr_refresh.adapters.driver import Performer
 from phr_refresh.adapters.ports import Written
-from phr_refresh.statemachine import lifecycle, rules
+from phr_refresh.statemachine import lifecycle
+from phr_refresh.statemachine import table as rules
 from phr_refresh.statemachine.draft import Draft
 from phr_refresh.statemachine.effects import AnswerLost, Commit, NeverSent, TokenChange
-from phr_refresh.statemachine.events import EventName
 from phr_refresh.statemachine.record import State
+from phr_refresh.statemachine.table import EventName
 
 from .samples import HOUR, MARGIN, MINUTE
 

@@ -1,7 +1,6 @@
 """Hand-written fakes of the ports, for tests that run flows through a real driver."""
 
-from phr_refresh.statemachine.effects import Step
-from phr_refresh.statemachine.facts import Fact
+from phr_refresh.statemachine.effects import Fact, Step
 from phr_refresh.testing import ScriptedUpstream, SteppableStore
 
 __all__ = ["RecordingWorker", "ScriptedUpstream", "Silent", "SteppableStore"]

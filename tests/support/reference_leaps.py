@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from phr_refresh.adapters.driver import Ports, run
-from phr_refresh.adapters.session_creation.sealing import PlainSeal
+from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.errors import SessionUnavailable

@@ -4,10 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 from phr_refresh.statemachine.effects import SessionToken
-from phr_refresh.statemachine.extract import ExtractProgress, ExtractState
 from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy, milliseconds
-from phr_refresh.statemachine.record import RefreshRecord, State
+from phr_refresh.statemachine.record import ExtractProgress, ExtractState, RefreshRecord, State
 
 ICN = "1012345678V123456"
 CORRELATION_ID = "12345"

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from phr_refresh import Patient, PhrRefresh, open_store
-from phr_refresh.adapters.settings import MhvSettings
+from phr_refresh.adapters.browser import AsyncHost, Contract, Host, HttpRequest, HttpResponse, HttpStream
 from phr_refresh.adapters.simulator import Fault, Simulator
-from phr_refresh.adapters.status_polling.http import AsyncHost, Contract, Host, HttpRequest, HttpResponse, HttpStream
-from phr_refresh.adapters.upstream import MhvUpstream
+from phr_refresh.adapters.upstream.mhv import MhvUpstream
+from phr_refresh.adapters.upstream.settings import MhvSettings
 
 from .samples import UNHURRIED
 

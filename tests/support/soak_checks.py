@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from phr_refresh.adapters.history.checking import check, read_history
 from phr_refresh.statemachine.record import RefreshRecord
+from phr_refresh.testing.history import check, read_history
 
 from .soak_host import WINDOW_SECONDS
 

@@ -15,11 +15,11 @@ from typing import Any, Self
 
 from celery import Celery
 from phr_refresh import Patient, open_store
-from phr_refresh.adapters.history.recording import HistoryFile, RecordedStore
 from phr_refresh.celery import Delivery, setup
 from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.record import RefreshRecord
+from phr_refresh.testing.history import HistoryFile, RecordedStore
 
 WINDOW_SECONDS = 20
 #: What a refresh may take, kills included.

@@ -22,6 +22,7 @@ from phr_refresh.statemachine.effects import (
     Conflict,
     CouldNotAsk,
     Effect,
+    Fact,
     HandOver,
     KickOffAnswer,
     ListDue,
@@ -41,7 +42,6 @@ from phr_refresh.statemachine.effects import (
     TokenChange,
 )
 from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
-from phr_refresh.statemachine.facts import Fact
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.patient import Patient, UserKey
 from phr_refresh.statemachine.policy import Policy, milliseconds

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.core.management.base import CommandError
-from phr_refresh.cli_views import as_json
-from phr_refresh.django import refresher
 from phr_refresh.statemachine.errors import CallerError, MissingExtra, PhrRefreshError
-from phr_refresh.synchronous import PhrRefresh
+
+from ....cli.views import as_json
+from ....synchronous import PhrRefresh
+from ... import refresher
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ import json as codec
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from phr_refresh.adapters.doctor.findings import Level, counts_of, line_of
-from phr_refresh.cli_views import as_json
-from phr_refresh.doctor import Doctor
 from phr_refresh.statemachine.errors import CallerError
 
+from ....cli.examining import Doctor
+from ....cli.views import as_json
 from ...settings import settings_block
 
 

@@ -1,8 +1,8 @@
 """`manage.py phr_explain USER_ID`: why a patient's refresh stands where it stands."""
 
 from django.core.management.base import BaseCommand, CommandParser
-from phr_refresh.cli_views import explanation_lines
 
+from ....cli.views import explanation_lines
 from . import shown
 
 

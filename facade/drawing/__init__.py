@@ -1,0 +1,1 @@
+"""Pictures of the lifecycle: the generated diagrams, and traces of flows as sequence diagrams."""

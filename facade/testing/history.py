@@ -1,0 +1,324 @@
+"""Recording: a store that notes every load and write as one JSON line.
+
+A line holds a pseudonym, versions, times and the fields of the record that the check needs: no identifier of a patient
+and no token. All processes that share the store must share the pseudonym key, and may share the file.
+"""
+
+import inspect
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from phr_refresh.adapters.ports import AsyncStore, Change, Row, Store, Written
+from phr_refresh.statemachine.codec import decode
+from phr_refresh.statemachine.errors import ConfigurationError, StoreError
+from phr_refresh.statemachine.patient import UserKey
+from phr_refresh.statemachine.record import State
+
+#: Schema of the lines.
+SCHEMA = 1
+_Line = dict[str, Any] | None
+_Call = tuple[UserKey, dict[str, Any]]
+
+
+class HistoryFile:
+    """Appends lines to a file, each in one write, so that several processes can share it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Append `line`."""
+        os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class RecordedStore:
+    """Passes everything on to `store`, sync or asyncio, and gives `note` a line for each load and write.
+
+    `share`: of so many patients, from 0 to 1, chosen by pseudonym: of each one all calls are noted, or none. `clock`
+    gives nanoseconds; it must be the same for all processes of a history, so they run on one host, or are compared
+    with a tolerance. `announces`: each write is noted before it is made, too, so that the check can tell what a process
+    may have done last that was killed before it could note it.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        note: Callable[[dict[str, Any]], object],
+        *,
+        pseudonym_key: bytes,
+        share: float = 1.0,
+        clock: Callable[[], int] = time.time_ns,
+        announces: bool = False,
+    ) -> None:
+        self._store: Store | AsyncStore = store
+        self._note = note
+        self._key = blake2b(pseudonym_key).digest()
+        self._most = int(share * 2**48)
+        self._clock = clock
+        self._announces = announces
+
+    def load(self, key: UserKey, *, with_token: bool = False) -> Any:
+        """See `Store.load`."""
+        return self._noted([_read(key)], partial(self._store.load, key, with_token=with_token), lambda row: (row,))
+
+    def write(self, change: Change) -> Any:
+        """See `Store.write`."""
+        return self._noted([_written(change)], partial(self._store.write, change), lambda answer: (answer,))
+
+    def load_all(self, keys: Sequence[UserKey]) -> Any:
+        """See `Store.load_all`. Each row is noted as a load."""
+        return self._noted([_read(key) for key in keys], partial(self._store.load_all, keys), tuple)
+
+    def write_all(self, changes: Sequence[Change]) -> Any:
+        """See `Store.write_all`. Each change is noted as a write."""
+        return self._noted([_written(change) for change in changes], partial(self._store.write_all, changes), tuple)
+
+    def due(self, limit: int) -> Sequence[UserKey] | Awaitable[Sequence[UserKey]]:
+        """See `Store.due`. Not noted: it promises nothing about any one patient."""
+        return self._store.due(limit)
+
+    def close(self) -> Any:
+        """See `Store.close`."""
+        return self._store.close()
+
+    def _noted(self, calls: list[_Call], call: Callable[[], Any], answers: Callable[[Any], tuple[Any, ...]]) -> Any:
+        lines = [self._begun(key, line) for key, line in calls]
+        if not any(lines):
+            return call()
+        if self._announces:
+            for line in lines:
+                if line is not None and line["op"] == "write":
+                    self._note(line | {"ended": line["began"], "outcome": "begun"})
+        try:
+            answer = call()
+        except StoreError:
+            self._end(lines, None)
+            raise
+        if inspect.isawaitable(answer):
+            return self._noted_later(lines, answer, answers)
+        self._end(lines, answers(answer))
+        return answer
+
+    async def _noted_later(
+        self, lines: list[_Line], coming: Awaitable[Any], answers: Callable[[Any], tuple[Any, ...]]
+    ) -> Any:
+        try:
+            answer = await coming
+        except BaseException:
+            # Cancelled, or failed: nobody knows whether it took effect.
+            self._end(lines, None)
+            raise
+        self._end(lines, answers(answer))
+        return answer
+
+    def _begun(self, key: UserKey, line: dict[str, Any]) -> _Line:
+        """The beginning of a line; None for a patient who is not among those noted."""
+        pseudonym = blake2b(key.encode(), digest_size=6, key=self._key)
+        if int.from_bytes(pseudonym.digest()) >= self._most:
+            return None
+        return {"v": SCHEMA, "patient": pseudonym.hexdigest(), "process": os.getpid(), "began": self._clock()} | line
+
+    def _end(self, lines: list[_Line], answers: tuple[Any, ...] | None) -> None:
+        ended = self._clock()
+        for line, answer in zip(lines, answers or (None,) * len(lines), strict=True):
+            if line is not None:
+                self._note(line | {"ended": ended} | _outcome(line, answer))
+
+
+def _read(key: UserKey) -> _Call:
+    return key, {"op": "load"}
+
+
+def _written(change: Change) -> _Call:
+    return change.key, {"op": "write", "expected": change.expected_version, "record": _essence(change.value)}
+
+
+def _outcome(line: dict[str, Any], answer: object) -> dict[str, Any]:
+    match answer:
+        case Written():
+            return {"outcome": "written", "version": answer.version, "now": answer.now}
+        case Row():
+            outcome = "read" if line["op"] == "load" else "conflict"
+            return {"outcome": outcome, "version": answer.version, "now": answer.now}
+    return {"outcome": "unknown"}
+
+
+def _essence(value: bytes) -> dict[str, Any]:
+    record = decode(value)
+    return {
+        "state": record.state.value,
+        "refresh_id": record.refresh_id,
+        "claimed_at": record.claimed_at,
+        "deadline_at": record.deadline_at,
+        "completed_at": record.completed_at,
+        "window_opens_at": record.window_opens_at,
+        "logouts": record.logouts,
+    }
+
+
+# Checking: is there one order of all calls that explains every answer, and does it keep the rules?
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What no order explains: whose, which rule, and a sentence. `lines` are the numbers of the lines that show it."""
+
+    patient: str
+    rule: str
+    what: str
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found."""
+
+    patients: int
+    calls: int
+    writes: int
+    unknown: int
+    flaws: tuple[Flaw, ...]
+
+
+def read_history(path: Path) -> Iterator[tuple[int, Line]]:
+    """The lines with their numbers. Raises `ConfigurationError` for what is no history."""
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, start=1):
+            try:
+                line = json.loads(text)
+                known = line["v"] == SCHEMA and {"patient", "op", "began", "ended", "outcome"} <= set(line)
+            except (ValueError, TypeError, KeyError):
+                known = False
+            if not known:
+                what = f"line {number} is no line of a history of schema {SCHEMA}"
+                raise ConfigurationError(str(path), what, "give a file that RecordedStore wrote")
+            yield number, line
+
+
+def check(history: Iterable[tuple[int, Line]], *, tolerance: float = 0.0) -> Verdict:
+    """Check each patient's part. `tolerance`: seconds by which the clocks of the hosts may differ."""
+    parts: dict[str, list[tuple[int, Line]]] = defaultdict(list)
+    calls = writes = unknown = 0
+    for number, line in _settled(history):
+        parts[line["patient"]].append((number, line))
+        calls += 1
+        writes += line["outcome"] == "written"
+        unknown += line["outcome"] == "unknown" and line["op"] == "write"
+    flaws = [flaw for patient, lines in parts.items() for flaw in _Part(patient, lines, int(tolerance * 1e9)).flaws()]
+    return Verdict(len(parts), calls, writes, unknown, tuple(flaws))
+
+
+def _settled(history: Iterable[tuple[int, Line]]) -> Iterator[tuple[int, Line]]:
+    """The history without announcements; a write that was announced and never noted has an unknown outcome."""
+    begun: dict[tuple[Any, ...], tuple[int, Line]] = {}
+    for number, line in history:
+        call = (line.get("process"), line["patient"], line["began"], line.get("expected"))
+        if line["outcome"] == "begun":
+            begun[call] = number, line
+            continue
+        begun.pop(call, None)
+        yield number, line
+    for number, line in begun.values():
+        yield number, {**line, "outcome": "unknown"}
+
+
+class _Part:
+    """One patient's calls."""
+
+    def __init__(self, patient: str, lines: list[tuple[int, Line]], tolerance: int) -> None:
+        self.patient = patient
+        self.lines = lines
+        self.tolerance = tolerance
+        self.written = {line["version"]: (number, line) for number, line in lines if line["outcome"] == "written"}
+
+    def flaws(self) -> Iterator[Flaw]:
+        """What no order explains; real time and the rules are looked at only where there is an order."""
+        forks = list(self._forks())
+        yield from forks
+        strangers = list(self._strangers())
+        yield from strangers
+        if not forks and not strangers:
+            order = self._order()
+            yield from self._backwards(order)
+            yield from self._broken_rules()
+
+    def _flaw(self, rule: str, what: str, *lines: int) -> Flaw:
+        return Flaw(self.patient, rule, what, lines)
+
+    def _forks(self) -> Iterator[Flaw]:
+        replaced: dict[str, int] = {}
+        for number, line in self.written.values():
+            # An empty version is that of a patient whom the store does not know, or has forgotten: it does come back.
+            if line["expected"] and line["expected"] in replaced:
+                what = f"version {line['expected']} was replaced twice"
+                yield self._flaw("one order", what, replaced[line["expected"]], number)
+            replaced.setdefault(line["expected"], number)
+
+    def _strangers(self) -> Iterator[Flaw]:
+        """Versions from nowhere: more than the unknown writes and the beginning of the history can account for."""
+        seen: dict[str, int] = {}
+        for number, line in self.lines:
+            for version in (line.get("version"), line.get("expected")):
+                if version and version not in self.written:
+                    seen.setdefault(version, number)
+        unknown = sum(line["outcome"] == "unknown" and line["op"] == "write" for _, line in self.lines)
+        if len(seen) > unknown + 1:
+            what = (
+                f"{len(seen)} versions were seen that nobody wrote, and only {unknown} writes have an unknown outcome"
+            )
+            yield self._flaw("one order", what, *seen.values())
+
+    def _order(self) -> dict[str, int]:
+        """Each written version's place in the order. A chain broken by a gap begins anew, by the store's clock."""
+        follower = {line["expected"]: version for version, (_, line) in self.written.items() if line["expected"]}
+        heads = [version for version, (_, line) in self.written.items() if line["expected"] not in self.written]
+        places: dict[str, int] = {}
+        for head in sorted(heads, key=lambda version: self.written[version][1]["now"]):
+            at: str | None = head
+            while at is not None and at not in places:
+                places[at] = len(places)
+                at = follower.get(at)
+        return places
+
+    def _backwards(self, order: dict[str, int]) -> Iterator[Flaw]:
+        """Calls that saw an older version than a call that had ended before they began."""
+        known = [(number, line) for number, line in self.lines if line.get("version") in order]
+        by_end = sorted(known, key=lambda item: item[1]["ended"])
+        newest, newest_line, at = -1, 0, 0
+        for number, line in sorted(known, key=lambda item: item[1]["began"]):
+            while at < len(by_end) and by_end[at][1]["ended"] + self.tolerance < line["began"]:
+                place = order[by_end[at][1]["version"]]
+                if place > newest:
+                    newest, newest_line = place, by_end[at][0]
+                at += 1
+            if order[line["version"]] < newest:
+                yield self._flaw("real time", "an older version was seen after a newer one", newest_line, number)
+
+    def _broken_rules(self) -> Iterator[Flaw]:
+        for number, line in self.written.values():
+            before = self.written.get(line["expected"])
+            if before is None:
+                continue
+            earlier, later = before[1]["record"], line["record"]
+            lines = (before[0], number)
+            if later["refresh_id"] != earlier["refresh_id"] and later["claimed_at"] < earlier["window_opens_at"]:
+                early = earlier["window_opens_at"] - later["claimed_at"]
+                yield self._flaw("R1", f"a refresh was claimed {early} ms before the window opened", *lines)
+            if later["logouts"] < earlier["logouts"]:
+                yield self._flaw("logout", "a logout was forgotten", *lines)
+            if later["state"] == State.COMPLETE and later["refresh_id"] != earlier["refresh_id"]:
+                yield self._flaw("R3", "a refresh was complete in the commit that claimed it", *lines)
