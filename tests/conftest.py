@@ -7,9 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -25,7 +23,6 @@ from support.redis_servers import (
     find_binaries,
     free_port,
     speaks_tls,
-    wait_until,
     with_tls,
     with_users,
 )
@@ -193,7 +190,6 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backe
         url = "memory://"
     elif name == "sqlite":
         url = f"sqlite:///{tmp_path / 'store.db'}"
-        return Backend(name, url, True, False, partial(_told, open_store, url), partial(_told, open_async_store, url))
     else:
         url = request.getfixturevalue("shared_server")(name).url
     return Backend(
@@ -204,13 +200,6 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backe
         open=lambda: open_store(url),
         open_async=lambda: open_async_store(url),
     )
-
-
-def _told(open_one: Callable[[str], Any], url: str) -> Any:
-    """A store that caches rows, from the first load on."""
-    store = open_one(url)
-    wait_until(lambda: store.cache.is_told, what="the server tells of changes")
-    return store
 
 
 def _fake_backend() -> Backend:

@@ -625,7 +625,7 @@ def test_a_check_that_fails_itself_is_a_finding(monkeypatch: pytest.MonkeyPatch)
     def fails(url: str) -> object:
         raise LookupError(ICN)
 
-    monkeypatch.setattr("phr_refresh.cli.app.examining.open_store", fails)
+    monkeypatch.setattr("phr_refresh.cli.examining.open_store", fails)
     found = examined("redis://localhost")
     assert (Level.ERROR, "a check itself failed: LookupError: <withheld>") == told(found["doctor"])[:2]
     assert "upstream" in found

@@ -27,7 +27,7 @@ FOLDERS = {
     "phr_refresh": Path(phr_refresh.__file__).parent,
 }
 #: What the inner ring may import beside the standard library: each is one module's.
-OWNERS = {"transitions": "phr_refresh.statemachine.lifecycle", "msgpack": "phr_refresh.statemachine.codec"}
+OWNERS = {"transitions": "phr_refresh.statemachine.lifecycle", "msgspec": "phr_refresh.statemachine.codec"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -154,5 +154,5 @@ def test_what_the_package_exports_is_there() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_longer_than_it_may_be(name: str) -> None:
-    """300 lines at most."""
-    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 300
+    """500 lines at most: then it is more than one idea."""
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 500

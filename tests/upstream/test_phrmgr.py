@@ -506,7 +506,7 @@ def test_connecting_for_too_long_is_not_sent(wire, monkeypatch):
     """A connection that took longer than all of connecting may take is closed unused."""
     server = wire(answer(200))
     ticks = iter([0.0, 99.0, 99.0])
-    monkeypatch.setattr("phr_refresh.adapters.upstream.mhv.http_connection.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("phr_refresh.adapters.upstream.http_connection.monotonic", lambda: next(ticks))
     http = HttpClient(connect_seconds=1, read_seconds=1, pool_size=1, verify=True)
     assert NotSent("connect_timed_out") == http.call("GET", server.url, headers={}, max_bytes=10)
     http.close()

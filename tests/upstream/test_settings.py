@@ -250,7 +250,7 @@ def test_settings_import_no_http_library():
     import subprocess
 
     program = (
-        "import sys, phr_refresh.adapters.settings; print(sorted({'requests', 'boto3', 'jwt'} & set(sys.modules)))"
+        "import sys, phr_refresh.adapters.upstream.settings; print(sorted({'requests', 'boto3', 'jwt'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()
