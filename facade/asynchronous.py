@@ -151,8 +151,7 @@ class AsyncPhrRefresh:
 
     async def records(self, patient: Patient, kind: str) -> RecordsAnswer:
         """See `PhrRefresh.records`."""
-        token = await self.session(patient)
-        return await self._offload(lambda: self._upstream.read_records(kind, token))
+        return await asyncio.shield(self._begin(run_async(self._flows.records(as_patient(patient), kind), self._ports)))
 
     async def logout(self, who: Patient | str) -> None:
         """See `PhrRefresh.logout`."""

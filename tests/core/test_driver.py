@@ -5,7 +5,6 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +21,12 @@ from phr_refresh.statemachine.effects import (
     CouldNotAsk,
     Fact,
     Follow,
+    Load,
     NeverSent,
     Rejected,
     SessionFailed,
     SessionOpened,
+    StartRefresh,
     TokenChange,
 )
 from phr_refresh.statemachine.errors import RecordUnreadable, SessionUnavailable, StoreUnavailable
@@ -35,6 +36,7 @@ from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import KickOff, State
 from support.fakes import RecordingWorker, ScriptedUpstream, Silent, SteppableStore
 from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
+from support.values import replace
 
 AGE = Policy().decision_age.total_seconds()
 
@@ -91,13 +93,12 @@ class Rig:
         inner = self.store.store
 
         class Pausing(MemoryStore):
-            def load(_, key: str, *, with_token: bool = False) -> Row:
-                return inner.load(key, with_token=with_token)
-
-            def write(_, change: Change) -> Written | Row:
+            def call(_, request: Any) -> Any:
                 nonlocal writes
+                answer = inner.call(request)
+                if not isinstance(request, Change):
+                    return answer
                 writes += 1
-                answer = inner.write(change)
                 self.clock.seconds += seconds if writes == nth else 0
                 return answer
 
@@ -110,7 +111,7 @@ class Rig:
 
     def record(self) -> Any:
         """What is stored of Ada."""
-        return decode(self.store.store.load(ADA.key).value)
+        return decode(self.store.store.call(Load(ADA.key)).value)
 
 
 @pytest.fixture(autouse=True)
@@ -170,9 +171,11 @@ def test_an_answers_time_is_the_stores_clock_carried_forward() -> None:
     rig = Rig()
 
     class Slow(ScriptedUpstream):
-        def start_refresh(self, patient: Any) -> Any:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
             rig.clock.seconds += 3.25
-            return super().start_refresh(patient)
+            return super().call(request)
 
     run(rig.flows.refresh(ADA), Rig(store=rig.store, upstream=Slow(), monotonic=rig.clock).ports)
     assert NOON + 3250 == rig.record().answered_at
@@ -211,7 +214,7 @@ def test_a_token_is_stored_sealed() -> None:
     """The store never sees the token itself."""
     rig = Rig(seal=ReverseSeal())
     token = run(rig.flows.session(ADA), rig.ports)
-    stored = rig.store.store.load(ADA.key, with_token=True).token
+    stored = rig.store.store.call(Load(ADA.key, with_token=True)).token
     assert JWT.encode() not in stored
     assert token == run(rig.flows.session(ADA), rig.ports)
     assert 1 == rig.upstream.opened
@@ -223,9 +226,9 @@ def test_a_token_copied_to_another_patients_key_does_not_open(seal: Any) -> None
     rig = Rig(seal=seal)
     run(rig.flows.session(ADA), rig.ports)
     run(rig.flows.session(BOB), rig.ports)
-    stolen = rig.store.store.load(ADA.key, with_token=True).token
-    row = rig.store.store.load(BOB.key)
-    rig.store.store.write(
+    stolen = rig.store.store.call(Load(ADA.key, with_token=True)).token
+    row = rig.store.store.call(Load(BOB.key))
+    rig.store.store.call(
         Change(
             key=BOB.key,
             value=row.value,
@@ -334,7 +337,7 @@ def script(**answers: Any) -> Script:
 
 def corrupt(rig: Rig) -> None:
     """Ada's record is torn."""
-    rig.store.store.write(
+    rig.store.store.call(
         Change(
             key=ADA.key,
             value=b"{",
@@ -412,11 +415,11 @@ def test_the_policy_sets_the_age() -> None:
 
     class Watching(MemoryStore):
         def load(self, key: str, *, with_token: bool = False) -> Row:
-            return inner.load(key, with_token=with_token)
+            return inner.call(Load(key, with_token=with_token))
 
         def write(self, change: Change) -> Written | Row:
             ages.append(change.max_age)
-            return inner.write(change)
+            return inner.call(change)
 
     rig.store.store = Watching()
     rig.refresh()

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.adapters.workers.inline import InlineWorker
 from support.samples import UNHURRIED
+from support.values import replace
 
 ICN, CORRELATION_ID = "1012345678V123456", "canary-correlation-id"
 APP_TOKEN, AUTHORIZATION_KEY = "canary-app-token", "canary-authorization-key"
