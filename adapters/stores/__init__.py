@@ -39,9 +39,9 @@ def open_store(url: str) -> Store:
     from .redis_urls import RedisTarget
 
     target = RedisTarget.parse(url)
-    from .redis_sync import RedisStore
+    from .redis_stores import open_redis_store
 
-    return RedisStore.at(target)
+    return open_redis_store(target)
 
 
 def open_async_store(url: str) -> AsyncStore:
@@ -53,6 +53,6 @@ def open_async_store(url: str) -> AsyncStore:
     from .redis_urls import RedisTarget
 
     target = RedisTarget.parse(url)
-    from .redis_async import AsyncRedisStore
+    from .redis_stores import open_async_redis_store
 
-    return AsyncRedisStore.at(target)
+    return open_async_redis_store(target)

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "eval": "brings a script to a server that does not know it",
     "time": "the store's clock (in scripts, like those up to `zremrangebyscore`)",
     "get": "reads a record, or a session token",
+    "mget": "reads both at the same moment",
     "set": "writes them",
     "del": "drops a token",
     "exists": "tells whether a patient who is due was forgotten",
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "client|setname": "names the connection, for who looks at CLIENT LIST",
     "wait": "waits for replicas, where the policy asks for that",
     "cluster|slots": "Redis Cluster: which node keeps what",
+    "command": "Redis Cluster: asked by redis-py at first",
     "asking": "Redis Cluster: goes with a command about a slot that is being moved",
     "role": "Sentinel: whether this is the primary",
 }

@@ -4,6 +4,7 @@ import re
 import ssl
 from typing import Final
 
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -11,6 +12,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterCrossSlotError,
     ClusterDownError,
+    ClusterError,
     ConnectionError,
     InvalidResponse,
     MasterDownError,
@@ -24,6 +26,7 @@ from redis.exceptions import (
     TimeoutError,
     TryAgainError,
 )
+from redis.sentinel import MasterNotFoundError
 
 from ...statemachine.errors import StoreUnavailable
 
@@ -41,12 +44,15 @@ _NOT_PERMITTED_IN_SCRIPT: Final = re.compile(
 _HALF_MOVED: Final = "ttempted to access a non local key"
 
 
-class Unroutable(RedisError):
-    """No server could be named for a command. `reason` is that of the `StoreUnavailable` to come."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
+# Kinds of `ConnectionError` that say nothing about the connection.
+_ANSWERS: Final = (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    MaxConnectionsError,
+    MasterNotFoundError,
+    AsyncMasterNotFoundError,
+)
 
 
 # Most special first: each class is asked about before those it derives from.
@@ -56,6 +62,8 @@ _REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (AuthorizationError, "not_permitted"),
     (BusyLoadingError, "loading"),
     (MaxConnectionsError, "too_many_connections"),
+    (MasterNotFoundError, "service_unknown"),
+    (AsyncMasterNotFoundError, "service_unknown"),
     (InvalidResponse, "protocol_error"),
     (ReadOnlyError, "read_only"),
     (OutOfMemoryError, "out_of_memory"),
@@ -66,6 +74,8 @@ _REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     # MOVED is one, too: this is a node of a cluster, and the client knows of no cluster.
     (AskError, "needs_a_cluster_client"),
     (ClusterDownError, "cluster_unavailable"),
+    # What redis-py ends in that was sent to and fro too often.
+    (ClusterError, "cluster_resharding"),
     (RedisClusterException, "cluster_unavailable"),
 )
 # The words of error replies that redis-py has no class for. Up to Redis 6.2 that is every error within a script: the
@@ -103,11 +113,19 @@ def is_resharding(reply: object) -> bool:
     return isinstance(reply, TryAgainError) or (isinstance(reply, ResponseError) and _HALF_MOVED in str(reply))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, Unroutable):
-        return error.reason
+def is_broken(error: Exception) -> bool:
+    """Whether a connection broke: then the same is tried once more, at once. A time-out is none."""
+    return isinstance(error, ConnectionError) and not isinstance(error, _ANSWERS)
+
+
+def _reason(error: BaseException) -> str:
     if is_resharding(error):
         return "cluster_resharding"
+    if isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
+        # What the last node that redis-py asked for the others has met.
+        return _reason(cause)
+    if "cluster support disabled" in str(error):
+        return "not_a_cluster"
     for kind, reason in _REASONS_BY_CLASS:
         if isinstance(error, kind):
             return reason

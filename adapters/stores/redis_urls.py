@@ -150,6 +150,12 @@ def place_of(host: str, port: object) -> Place:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+def host_and_port(place: Place) -> tuple[str, int]:
+    """The parts of `place`, as redis-py's clients want them."""
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def _places(parts: SplitResult, scheme: str) -> tuple[tuple[Place, ...], str, str]:
     """Places, the service's name, and the path for redis-py."""
     if scheme == "redis+unix":

@@ -106,7 +106,7 @@ def write_at_once(store: Store, changes: list[Change]) -> list[Written | Row]:
     if isinstance(store, Driven):
         return store.write_at_once(changes)
     with ThreadPoolExecutor(len(changes)) as threads:
-        return list(threads.map(store.write, changes))
+        return list(threads.map(store.call, changes))
 
 
 def test_an_unknown_patient_has_an_empty_row(subject):

@@ -1,0 +1,404 @@
+"""Stores in Redis or Valkey, what a fleet uses, for threads and for asyncio.
+
+A store holds the talks of `redis_commands` over a wire: `direct` for one server, `redis_cluster` for a cluster, and
+here a client of redis-py: one that follows what Sentinel says, or one of the caller's. Nothing is connected before the
+first call. The two kinds of everything here differ in `await` alone.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from itertools import chain
+from typing import Any, Final, Protocol
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.connection import SSLConnection, parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    MasterDownError,
+    MaxConnectionsError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import TimeoutError as TimedOut
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
+
+from ...statemachine.effects import Load
+from ...statemachine.errors import ConfigurationError
+from ..ports import Row, StoreReply, StoreRequest
+from .direct import AsyncDirectWire, DirectWire
+from .keys import DEFAULT_PREFIX
+from .redis_cluster import AsyncClusterWire, ClusterWire
+from .redis_commands import Commands, OneServerCommands, RedisCommands, Replies, grouped
+from .redis_errors import REDIS_ERRORS, is_broken, unavailable
+from .redis_urls import CONNECTION_DEFAULTS, RedisTarget, host_and_port, unusable_options
+
+_UNUSABLE: Final = (ValueError, TypeError, RedisError)
+#: How long a task waits for a connection that others use, in seconds; and how many there are to a server, by default.
+_QUEUE_SECONDS: Final = 5.0
+_CONNECTIONS: Final = 50
+
+
+class Wire(Protocol):
+    """What carries exchanges to where they belong."""
+
+    def send(self, exchanges: list[Commands]) -> list[Replies]:
+        """The replies to each; what a server calls an error is a value. Raises `REDIS_ERRORS`."""
+
+    def close(self) -> None:
+        """Close what is the wire's own."""
+
+
+class AsyncWire(Protocol):
+    """The same, to be awaited."""
+
+    def send(self, exchanges: list[Commands]) -> Awaitable[list[Replies]]:
+        """See `Wire.send`."""
+
+    def close(self) -> Awaitable[None]:
+        """See `Wire.close`."""
+
+
+class WiredStore:
+    """Keeps records in Redis, over `wire`. Thread-safe and fork-safe, as the wire is. Its clock is the server's.
+
+    `name` stands for the server in errors. A broken connection is tried once more, at once: every write is safe to
+    repeat. A time-out is not.
+
+    Raises `StoreUnavailable`, with a reason such as "timed_out", "connection_failed", "authentication_failed",
+    "tls_failed", "not_permitted", "read_only", "out_of_memory", "loading", "cluster_unavailable", "wrong_type". See
+    `redis_commands` for what Redis does not guarantee.
+    """
+
+    def __init__(self, wire: Wire, commands: RedisCommands, name: str) -> None:
+        self._wire = wire
+        self._commands = commands
+        self._name = name
+
+    def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        talk = self._commands.talk(request)
+        try:
+            exchanges = next(talk)
+            while True:
+                exchanges = talk.send(self._send(exchanges))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except REDIS_ERRORS as error:
+            raise unavailable(self._name, error) from error
+
+    def close(self) -> None:
+        """Close the connections, if they are the store's own."""
+        self._wire.close()
+
+    def _send(self, exchanges: list[Commands]) -> list[Replies]:
+        try:
+            return self._wire.send(exchanges)
+        except ConnectionError as error:
+            if not is_broken(error):
+                raise
+            return self._wire.send(exchanges)
+
+
+class DirectStore(WiredStore):
+    """A store on one server, which can read within a time limit."""
+
+    def __init__(self, wire: DirectWire, commands: RedisCommands, name: str) -> None:
+        super().__init__(wire, commands, name)
+        self._direct = wire
+
+    def call_by(self, request: Load, ends_at: float) -> Row | None:
+        """See `AnswersInTime.call_by`."""
+        exchange = self._commands.load(request)
+        return self._direct.send_by(exchange.commands, exchange.read, ends_at)
+
+
+class RedisStore(WiredStore):
+    """A store over `client`, of redis-py: `Redis`, `RedisCluster`, or one that its `Sentinel` gave. It stays yours.
+
+    It must give bytes (`decode_responses=False`), should have time-outs, and may repeat by itself.
+    """
+
+    def __init__(self, client: Any, *, prefix: str = DEFAULT_PREFIX, name: str = "redis") -> None:
+        _check_gives_bytes(client)
+        is_cluster = isinstance(client, redis.RedisCluster)
+        wire = ClusterWire(lambda: client, owns=False) if is_cluster else ClientWire(client)
+        super().__init__(wire, RedisCommands(prefix), name)
+
+
+class AsyncWiredStore:
+    """`WiredStore` for the tasks of one event loop. A call that is cancelled may have taken effect.
+
+    `connections`: so many tasks call at the same time, the others queue; 0 for as many as there are.
+    """
+
+    def __init__(self, wire: AsyncWire, commands: RedisCommands, name: str, *, connections: int = 0) -> None:
+        self._wire = wire
+        self._commands = commands
+        self._name = name
+        self._turns = asyncio.Semaphore(connections) if connections else None
+
+    async def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        talk = self._commands.talk(request)
+        try:
+            exchanges = next(talk)
+            while True:
+                exchanges = talk.send(await self._send(exchanges))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except REDIS_ERRORS as error:
+            raise unavailable(self._name, error) from error
+
+    async def close(self) -> None:
+        """Close the connections, if they are the store's own."""
+        await self._wire.close()
+
+    async def _send(self, exchanges: list[Commands]) -> list[Replies]:
+        turns = self._turns
+        if turns is None:
+            return await self._send_now(exchanges)
+        if turns.locked():
+            try:
+                await asyncio.wait_for(turns.acquire(), _QUEUE_SECONDS)
+            except TimeoutError:
+                raise MaxConnectionsError("no connection became free") from None
+        else:
+            await turns.acquire()
+        try:
+            return await self._send_now(exchanges)
+        finally:
+            turns.release()
+
+    async def _send_now(self, exchanges: list[Commands]) -> list[Replies]:
+        try:
+            return await self._wire.send(exchanges)
+        except ConnectionError as error:
+            if not is_broken(error):
+                raise
+            return await self._wire.send(exchanges)
+
+
+class AsyncRedisStore(AsyncWiredStore):
+    """`RedisStore` for a client of `redis.asyncio`."""
+
+    def __init__(self, client: Any, *, prefix: str = DEFAULT_PREFIX, name: str = "redis") -> None:
+        _check_gives_bytes(client)
+        is_cluster = isinstance(client, redis.asyncio.RedisCluster)
+        wire = AsyncClusterWire(client, owns=False) if is_cluster else AsyncClientWire(client)
+        super().__init__(wire, RedisCommands(prefix), name)
+
+
+def _check_gives_bytes(client: Any) -> None:
+    if client.get_encoder().decode_responses:
+        # Records and sealed tokens are no text.
+        raise ConfigurationError("the Redis client", "it decodes replies", "create it with decode_responses=False")
+
+
+# By a client of redis-py.
+
+
+class ClientWire:
+    """Sends exchanges through `client`, in one message of its pipeline. `owned`: what to close at the end."""
+
+    def __init__(self, client: Any, *, owned: tuple[Any, ...] = ()) -> None:
+        self._client = client
+        self._owned = owned
+
+    def send(self, exchanges: list[Commands]) -> list[Replies]:
+        """See `Wire.send`."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in chain.from_iterable(exchanges):
+            pipeline.execute_command(*command)
+        return grouped(exchanges, pipeline.execute(raise_on_error=False))
+
+    def close(self) -> None:
+        """See `Wire.close`."""
+        for client in self._owned:
+            client.close()
+
+
+class AsyncClientWire:
+    """The same for asyncio."""
+
+    def __init__(self, client: Any, *, owned: tuple[Any, ...] = ()) -> None:
+        self._client = client
+        self._owned = owned
+
+    async def send(self, exchanges: list[Commands]) -> list[Replies]:
+        """See `Wire.send`."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in chain.from_iterable(exchanges):
+            pipeline.execute_command(*command)
+        return grouped(exchanges, await pipeline.execute(raise_on_error=False))
+
+    async def close(self) -> None:
+        """See `Wire.close`."""
+        for client in self._owned:
+            await client.aclose()
+
+
+# What URLs name.
+
+
+def open_redis_store(target: RedisTarget) -> WiredStore:
+    """A store on `target`. Raises `ConfigurationError` if redis-py does not take its options. See `open_store`."""
+    try:
+        wire = _wire(target)
+    except _UNUSABLE:
+        raise unusable_options() from None
+    if isinstance(wire, DirectWire):
+        return DirectStore(wire, OneServerCommands.of(target), target.name)
+    return WiredStore(wire, RedisCommands.of(target), target.name)
+
+
+def open_async_redis_store(target: RedisTarget) -> AsyncWiredStore:
+    """The same for asyncio."""
+    try:
+        wire, connections = _async_wire(target)
+    except _UNUSABLE:
+        raise unusable_options() from None
+    commands = OneServerCommands if isinstance(wire, AsyncDirectWire) else RedisCommands
+    return AsyncWiredStore(wire, commands.of(target), target.name, connections=connections)
+
+
+def _wire(target: RedisTarget) -> Wire:
+    never = Retry(NoBackoff(), 0)
+    if target.kind == "server":
+        pool = redis.ConnectionPool.from_url(target.client_url(target.places[0]), retry=never, **CONNECTION_DEFAULTS)
+        client = redis.Redis.from_pool(pool)
+        _check(client)
+        return DirectWire(pool) if _speaks_resp2(pool) else ClientWire(client, owned=(client,))
+    options = _options(target.client_url(target.places[0]), never)
+    _check(redis.Redis(**options))
+    if target.kind == "cluster":
+        # It connects when it is made: not now.
+        return ClusterWire(lambda: redis.RedisCluster(**_in_cluster(target, options)), seconds=target.seconds)
+    make: Any = _Sentinel
+    sentinel = make(*_behind_sentinels(target, never), redis_connect_func=_connect_to_primary, **options)
+    client = sentinel.master_for(target.service)
+    return ClientWire(client, owned=(client, *sentinel.sentinels))
+
+
+def _async_wire(target: RedisTarget) -> tuple[AsyncWire, int]:
+    """And so many connections to each server: redis-py refuses one more than that, so tasks have to queue."""
+    never = AsyncRetry(NoBackoff(), 0)
+    if target.kind == "server":
+        defaults = {"max_connections": _CONNECTIONS, **CONNECTION_DEFAULTS}
+        pool = redis.asyncio.ConnectionPool.from_url(target.client_url(target.places[0]), retry=never, **defaults)
+        client = redis.asyncio.Redis.from_pool(pool)
+        _check(client)
+        wire = AsyncDirectWire(pool) if _speaks_resp2(pool) else AsyncClientWire(client, owned=(client,))
+        return wire, pool.max_connections
+    options = {"max_connections": _CONNECTIONS} | _options(target.client_url(target.places[0]), never)
+    _check(redis.asyncio.Redis(**options))
+    if target.kind == "cluster":
+        cluster = redis.asyncio.RedisCluster(**_in_cluster(target, options))
+        return AsyncClusterWire(cluster, seconds=target.seconds), options["max_connections"]
+    make: Any = _AsyncSentinel
+    sentinel = make(*_behind_sentinels(target, never), redis_connect_func=_async_connect_to_primary, **options)
+    client = sentinel.master_for(target.service)
+    return AsyncClientWire(client, owned=(client, *sentinel.sentinels)), options["max_connections"]
+
+
+def _options(url: str, never: object) -> dict[str, Any]:
+    """What redis-py's clients are told of `url`, but for the place."""
+    parse: Any = parse_url
+    options: dict[str, Any] = CONNECTION_DEFAULTS | parse(url) | {"retry": never}
+    return {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")} | {
+        "ssl": options.get("connection_class") is SSLConnection
+    }
+
+
+def _in_cluster(target: RedisTarget, options: dict[str, Any]) -> dict[str, Any]:
+    node: Any = ClusterNode
+    # A moved slot is followed by itself. Learning all anew would close the connections that others use.
+    return options | {
+        "startup_nodes": [node(*host_and_port(place)) for place in target.places],
+        "dynamic_startup_nodes": False,
+        "require_full_coverage": False,
+        "reinitialize_steps": 0,
+    }
+
+
+def _behind_sentinels(target: RedisTarget, never: object) -> tuple[list[tuple[str, int]], int, dict[str, Any]]:
+    """Where the sentinels are, how many others each must see, and how they are spoken to."""
+    places = [host_and_port(place) for place in target.places]
+    return places, 0, _options(target.sentinel_url(target.places[0]), never)
+
+
+def _check(client: Any) -> None:
+    # Options that fit no connection would be noticed at the first login only.
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+
+
+def _speaks_resp2(pool: Any) -> bool:
+    # A server of RESP3 may say something unasked, which redis-py's own client knows how to take.
+    return pool.connection_kwargs["protocol"] in (2, "2")
+
+
+# Behind Sentinel. Each new connection asks who is the primary. It is looked at, too: sentinels may not all have heard
+# of a failover yet, and a replica that was the primary would answer loads, out of date.
+
+
+class _TellsWhy:
+    """Sentinels that name no primary: the name that nobody knows, the primary that is down, or what went wrong."""
+
+    _is_down = False
+
+    def check_master_state(self, state: Any, service_name: str) -> bool:
+        """As redis-py's, which skips what is down."""
+        is_up = bool(super().check_master_state(state, service_name))  # type: ignore[misc]
+        self._is_down = not is_up
+        return is_up
+
+    def _why(self, error: Exception) -> Exception:
+        # redis-py keeps what it met with each sentinel in the text alone.
+        for kind in (AuthenticationError, TimedOut, ConnectionError):
+            if f"{kind.__name__}(" in str(error):
+                return kind("no sentinel answered")
+        return MasterDownError("the primary is down") if self._is_down else error
+
+
+class _Sentinel(_TellsWhy, redis.Sentinel):
+    def discover_master(self, service_name: str) -> Any:
+        """As redis-py's."""
+        self._is_down = False
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError as error:
+            raise self._why(error) from error
+
+
+class _AsyncSentinel(_TellsWhy, redis.asyncio.Sentinel):
+    async def discover_master(self, service_name: str) -> Any:
+        """As redis-py's."""
+        self._is_down = False
+        try:
+            return await super().discover_master(service_name)
+        except AsyncMasterNotFoundError as error:
+            raise self._why(error) from error
+
+
+def _connect_to_primary(connection: Any) -> None:
+    connection.on_connect()
+    connection.send_command("ROLE")
+    _check_primary(connection.read_response())
+
+
+async def _async_connect_to_primary(connection: Any) -> None:
+    await connection.on_connect()
+    await connection.send_command("ROLE")
+    _check_primary(await connection.read_response())
+
+
+def _check_primary(role: object) -> None:
+    if not isinstance(role, list) or role[0] not in (b"master", "master"):
+        raise ReadOnlyError("this is a replica now")
