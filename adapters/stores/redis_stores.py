@@ -362,7 +362,7 @@ class _TellsWhy:
     def _why(self, error: Exception) -> Exception:
         # redis-py keeps what it met with each sentinel in the text alone.
         for kind in (AuthenticationError, TimedOut, ConnectionError):
-            if f"{kind.__name__}(" in str(error):
+            if kind.__name__ in str(error):
                 return kind("no sentinel answered")
         return MasterDownError("the primary is down") if self._is_down else error
 

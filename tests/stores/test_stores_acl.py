@@ -19,7 +19,7 @@ KEY = key_of("ada")
 KEYS = RedisKeys()
 MINUTE = 60_000
 LESSER = "lesser"
-ELSEWHERE = {"cluster|slots", "asking", "role"}
+ELSEWHERE = {"cluster|slots", "command", "asking", "role"}
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_who_may_not_wait_is_told_of_no_replicas(restrict):
         assert b"1" == store.call(Load(KEY)).value
 
 
-@pytest.mark.parametrize("command", ["cluster|slots", "asking"])
-def test_a_cluster_needs_two_more(fleets, command):
+@pytest.mark.parametrize("command", ["cluster|slots", "command", "asking"])
+def test_a_cluster_needs_three_more(fleets, command):
     """Without them nothing is found, or a patient whose slot is on its way is not."""
     cluster = fleets.cluster()
     _, name, *rule = acl_rule(user=LESSER, password=PASSWORD).split()
@@ -153,9 +153,7 @@ def test_the_rule_holds_no_password():
     """It may lie in a file that others read: the password's hash, or none at all."""
     assert " #" in acl_rule(password="hunter2")
     assert "hunter2" not in acl_rule(password="hunter2")
-    assert acl_rule().startswith(
-        "user phr-refresh on resetpass resetchannels &__redis__:invalidate resetkeys ~phr:* -@all +evalsha "
-    )
+    assert acl_rule().startswith("user phr-refresh on resetpass resetchannels resetkeys ~phr:* -@all +evalsha ")
 
 
 def test_the_rule_is_for_one_prefix():

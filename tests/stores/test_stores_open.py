@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.memory import MemoryStore
-from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
-from phr_refresh.adapters.stores.redis_sync import RedisStore
+from phr_refresh.adapters.stores.redis_stores import AsyncWiredStore, DirectStore, WiredStore
 from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.adapters.stores.sqlite import SqliteStore
 from phr_refresh.adapters.stores.threaded import ThreadedStore
@@ -181,11 +180,13 @@ def test_sentinels_have_credentials_of_their_own():
     [
         ("memory://", MemoryStore, ThreadedStore),
         ("sqlite:///store.db", SqliteStore, ThreadedStore),
-        ("redis://nowhere.invalid:1", RedisStore, AsyncRedisStore),
-        ("rediss://nowhere.invalid?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
-        ("redis+unix:///nowhere.sock", RedisStore, AsyncRedisStore),
-        ("redis+cluster://nowhere.invalid,elsewhere.invalid:1", RedisStore, AsyncRedisStore),
-        ("rediss+sentinel://nowhere.invalid/login?ssl_cert_reqs=none", RedisStore, AsyncRedisStore),
+        ("redis://nowhere.invalid:1", DirectStore, AsyncWiredStore),
+        ("redis://nowhere.invalid:1?protocol=3", WiredStore, AsyncWiredStore),
+        ("rediss://nowhere.invalid?ssl_cert_reqs=none", DirectStore, AsyncWiredStore),
+        ("redis+unix:///nowhere.sock", DirectStore, AsyncWiredStore),
+        ("redis+cluster://nowhere.invalid,elsewhere.invalid:1", WiredStore, AsyncWiredStore),
+        ("rediss+cluster://nowhere.invalid?ssl_cert_reqs=none", WiredStore, AsyncWiredStore),
+        ("rediss+sentinel://nowhere.invalid/login?ssl_cert_reqs=none", WiredStore, AsyncWiredStore),
     ],
 )
 def test_opening_connects_to_nothing(url, kind, async_kind, runner, tmp_path, monkeypatch):
@@ -222,9 +223,12 @@ def test_a_directory_is_no_store(tmp_path):
 @pytest.mark.parametrize(
     ("program", "absent"),
     [
-        ("import phr_refresh.adapters.stores", {"redis", "sqlite3"}),
-        ("from phr_refresh.adapters.stores import open_store; open_store('memory://')", {"redis", "sqlite3"}),
-        ("from phr_refresh.adapters.stores import open_store; open_store('sqlite:///x.db')", {"redis"}),
+        ("import phr_refresh.adapters.stores", {"redis", "hiredis", "sqlite3"}),
+        (
+            "from phr_refresh.adapters.stores import open_store; open_store('memory://')",
+            {"redis", "hiredis", "sqlite3"},
+        ),
+        ("from phr_refresh.adapters.stores import open_store; open_store('sqlite:///x.db')", {"redis", "hiredis"}),
         ("from phr_refresh.adapters.stores import open_store; open_store('redis://')", {"sqlite3"}),
     ],
 )

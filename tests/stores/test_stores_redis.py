@@ -13,11 +13,9 @@ import redis.asyncio
 from phr_refresh.adapters.ports import Change, ChangeAll, Row, Store, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.keys import SHARDS, RedisKeys
-from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
-from phr_refresh.adapters.stores.redis_commands import RedisCommands
+from phr_refresh.adapters.stores.redis_commands import MOST_TOGETHER, RedisCommands
 from phr_refresh.adapters.stores.redis_errors import unavailable
-from phr_refresh.adapters.stores.redis_sync import RedisStore
-from phr_refresh.adapters.stores.redis_talks import MOST_TOGETHER
+from phr_refresh.adapters.stores.redis_stores import AsyncRedisStore, RedisStore
 from phr_refresh.statemachine.effects import ListDue, Load, LoadAll, TokenChange
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
@@ -239,9 +237,10 @@ def test_a_restarted_server_is_used_again_under_asyncio(own_server, runner):
 def test_a_write_sent_twice_is_written_once(client):
     """The same command again finds its own version and says so."""
     now = _now(client)
-    command = RedisCommands().write(change(now))
+    exchange = RedisCommands().write(change(now))
+    [command] = exchange.in_full()
 
-    answers = [command.read(client.execute_command(*command.in_full())) for _ in range(2)]
+    answers = [exchange.read([client.execute_command(*command)]) for _ in range(2)]
 
     assert [Written, Written] == [type(answer) for answer in answers]
     assert answers[0].version == answers[1].version

@@ -86,18 +86,19 @@ def test_a_repeated_write_is_not_taken_for_replicated(pair):
     with closing(primary.client()) as client:
         seconds, _ = client.time()
         change = next_number(KEY, Row(None, "", seconds * 1000), replicas=1, replicas_wait=SHORT)
-        command = RedisCommands().write(change)
+        exchange = RedisCommands().write(change)
+        write, wait = exchange.in_full()
         replica.suspend()
         try:
-            client.execute_command(*command.in_full())
+            client.execute_command(*write)
             with closing(primary.client()) as other, other.pipeline(transaction=False) as pipeline:
-                pipeline.execute_command(*command.in_full())
-                pipeline.execute_command(*command.then.command)
-                written, copies = pipeline.execute()
+                pipeline.execute_command(*write)
+                pipeline.execute_command(*wait)
+                replies = pipeline.execute()
         finally:
             replica.resume()
 
-    answer = command.then.read(command.read(written), copies)
+    answer = exchange.read(replies)
     assert (Written, False) == (type(answer), answer.is_replicated)
 
 

@@ -319,9 +319,10 @@ def test_a_child_that_closes_leaves_its_parents_connections_alone(tmp_path: Path
     program = (
         "import os, sys\n"
         "from phr_refresh.adapters.stores.sqlite import SqliteStore\n"
+        "from phr_refresh.statemachine.effects import Load\n"
         "from phr_refresh.statemachine.patient import key_of\n"
         "store = SqliteStore(sys.argv[1])\n"
-        "store.load(key_of('ada'))\n"
+        "store.call(Load(key_of('ada')))\n"
         "idle = store._connections._idle\n"
         "child = os.fork()\n"
         "if child == 0:\n"
