@@ -4,7 +4,7 @@ A message goes to the node of its key by that node's own connection, in one piec
 server for the keys of each script, send each command of a node that hangs once more by itself, and let a `WAIT` go
 elsewhere than its write. What turns out to lie elsewhere goes through redis-py's client, one by one, which follows it.
 
-`Routing` says what to send, without sending it, for both wires. redis-py repeats nothing here (`Retry(NoBackoff(), 0)`).
+`Routing` says what to send, without sending it, for both wires. redis-py repeats nothing (`Retry(NoBackoff(), 0)`).
 """
 
 import asyncio
@@ -12,28 +12,22 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import redis.asyncio.cluster
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ConnectionError,
-    MovedError,
-    ResponseError,
-    SlotNotCoveredError,
-    TimeoutError,
-)
+from redis import exceptions as raised
+from redis.cluster import ClusterNode
 
 from ..per_process import PerProcess
-from .redis_commands import Command, Commands, Replies, grouped
+from .redis_commands import Command, Commands, Replies, grouped, hold, hold_async
 from .redis_errors import REDIS_ERRORS, is_broken, is_resharding
 
 #: A node, or None for the client itself; and what to send there, together. To the client it is one command.
 Parcel = tuple[Any, Commands]
 _FIRST_KEY: Final = 3
 _ASKING: Final[Command] = ("ASKING",)
-_NOT_SENT: Final = (ConnectionError, TimeoutError)
+_NOT_SENT: Final = (raised.ConnectionError, raised.TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +83,14 @@ class Routing:
     def _owner(self, cluster: Any, commands: Commands) -> Generator[Look, list[Replies], Any]:
         try:
             return cluster.get_node_from_key(commands[0][_FIRST_KEY])
-        except SlotNotCoveredError:
+        except raised.SlotNotCoveredError:
             yield _look(cluster, None)
             return cluster.get_node_from_key(commands[0][_FIRST_KEY])
 
     def _followed(
         self, cluster: Any, commands: Commands, said: object
     ) -> Generator[list[Parcel] | Look, list[Replies], Replies]:
-        if isinstance(said, AskError) and not isinstance(said, MovedError):
+        if isinstance(said, raised.AskError) and not isinstance(said, raised.MovedError):
             # Not by the client: that of asyncio says ASKING over one connection, and the command over another.
             node = cluster.get_node(said.host, said.port)
             if node is None:
@@ -127,7 +121,7 @@ class Routing:
         if is_broken(error):
             # It will be repeated at once.
             yield _look(cluster, node.name)
-        elif isinstance(error, TimeoutError) and time.monotonic() >= self._until:
+        elif isinstance(error, raised.TimeoutError) and time.monotonic() >= self._until:
             self._until = time.monotonic() + self._seconds
             yield _look(cluster, node.name)
         raise error
@@ -141,11 +135,13 @@ def _look(cluster: Any, failed: str | None) -> Look:
 
 def _unsent(replies: Replies) -> Exception | None:
     """What is no server's answer, if anything is: what it came of is the first."""
-    return next((one for one in replies if isinstance(one, Exception) and not isinstance(one, ResponseError)), None)
+    return next(
+        (one for one in replies if isinstance(one, Exception) and not isinstance(one, raised.ResponseError)), None
+    )
 
 
 def _is_elsewhere(reply: object) -> bool:
-    return isinstance(reply, AskError | ClusterDownError) or is_resharding(reply)
+    return isinstance(reply, raised.AskError | raised.ClusterDownError) or is_resharding(reply)
 
 
 class ClusterWire:
@@ -158,18 +154,12 @@ class ClusterWire:
         self._connect = connect
         self._owns = owns
         self._cluster: PerProcess[Any] = PerProcess(self._connected)
-        self._routing = Routing(lambda host, port, **_: redis.cluster.ClusterNode(host, port), seconds=seconds)
+        self._routing = Routing(cluster_node, seconds=seconds)
 
     def send(self, exchanges: list[Commands]) -> list[Replies]:
         """The replies to each of `exchanges`; what a server calls an error is a value."""
         cluster = self._cluster.get()
-        steps = self._routing.steps(cluster, exchanges)
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(_done(cluster, step))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return hold(self._routing.steps(cluster, exchanges), partial(_done, cluster))
 
     def close(self) -> None:
         """Close the connections."""
@@ -184,6 +174,11 @@ class ClusterWire:
         except REDIS_ERRORS as error:
             self._routing.refuse(error)
             raise
+
+
+def cluster_node(host: str, port: int, **_: Any) -> Any:
+    """A node, as redis-py's clients want them."""
+    return ClusterNode(host, port)  # type: ignore[no-untyped-call]
 
 
 def _done(cluster: Any, step: list[Parcel] | Look) -> list[Replies]:
@@ -205,7 +200,7 @@ def _sent(cluster: Any, node: Any, commands: Commands) -> Replies:
     if node is None:
         try:
             return [cluster.execute_command(*commands[0])]
-        except ResponseError as error:
+        except raised.ResponseError as error:
             return [error]
     pipeline = cluster.get_redis_connection(node).pipeline(transaction=False)
     for command in commands:
@@ -216,21 +211,15 @@ def _sent(cluster: Any, node: Any, commands: Commands) -> Replies:
 class AsyncClusterWire:
     """The same for the tasks of one event loop. Several nodes are waited for at the same time."""
 
-    def __init__(self, cluster: Any, *, seconds: float = 0.0, owns: bool = True) -> None:
-        self._cluster = cluster
+    def __init__(self, connect: Callable[[], Any], *, seconds: float = 0.0, owns: bool = True) -> None:
+        self._cluster = connect()
         self._owns = owns
         self._routing = Routing(redis.asyncio.cluster.ClusterNode, seconds=seconds)
 
     async def send(self, exchanges: list[Commands]) -> list[Replies]:
         """See `ClusterWire.send`."""
         await self._connect()
-        steps = self._routing.steps(self._cluster, exchanges)
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(await self._done(step))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return await hold_async(self._routing.steps(self._cluster, exchanges), self._done)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -260,5 +249,5 @@ class AsyncClusterWire:
             sent = [redis.asyncio.cluster.PipelineCommand(place, *words) for place, words in enumerate(commands)]
             await node.execute_pipeline(sent)
             return [command.result for command in sent]
-        except (ResponseError, *_NOT_SENT) as error:
+        except (raised.ResponseError, *_NOT_SENT) as error:
             return [error] * len(commands)

@@ -12,7 +12,7 @@ asynchronously, so a primary that dies takes its last moments with it. A change 
 
 import heapq
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
@@ -33,6 +33,7 @@ from .keys import DEFAULT_PREFIX, RedisKeys
 from .redis_errors import is_wrong_type
 from .redis_urls import RedisTarget
 
+S = TypeVar("S")
 T = TypeVar("T")
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -221,6 +222,26 @@ def _answer(exchange: Exchange[Any], replies: Replies) -> Any:
         return exchange.read(replies)
     except RecordUnreadable as unreadable:
         return unreadable
+
+
+def hold(talk: Generator[S, list[Replies], T], send: Callable[[S], list[Replies]]) -> T:
+    """Run `talk` to its end: what it yields is for `send`."""
+    try:
+        step = next(talk)
+        while True:
+            step = talk.send(send(step))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def hold_async(talk: Generator[S, list[Replies], T], send: Callable[[S], Awaitable[list[Replies]]]) -> T:
+    """The same, awaited."""
+    try:
+        step = next(talk)
+        while True:
+            step = talk.send(await send(step))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 def grouped(exchanges: Sequence[Commands], replies: Replies) -> list[Replies]:

@@ -4,28 +4,8 @@ import re
 import ssl
 from typing import Final
 
+from redis import exceptions as raised
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterCrossSlotError,
-    ClusterDownError,
-    ClusterError,
-    ConnectionError,
-    InvalidResponse,
-    MasterDownError,
-    MaxConnectionsError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
 from redis.sentinel import MasterNotFoundError
 
 from ...statemachine.errors import StoreUnavailable
@@ -34,7 +14,7 @@ from ...statemachine.errors import StoreUnavailable
 # of a reply to another question, as after a proxy mixed up two connections.
 _MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError)
 #: Everything that a call of redis-py may end in. A cluster client's errors have a root of their own.
-REDIS_ERRORS: Final = (RedisError, RedisClusterException, *_MALFORMED)
+REDIS_ERRORS: Final = (raised.RedisError, raised.RedisClusterException, *_MALFORMED)
 
 # Said by a script whose user may not do what it does.
 _NOT_PERMITTED_IN_SCRIPT: Final = re.compile(
@@ -42,14 +22,12 @@ _NOT_PERMITTED_IN_SCRIPT: Final = re.compile(
 )
 # Said by a script that came upon a key of a slot that is being moved.
 _HALF_MOVED: Final = "ttempted to access a non local key"
-
-
 # Kinds of `ConnectionError` that say nothing about the connection.
 _ANSWERS: Final = (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    MaxConnectionsError,
+    raised.AuthenticationError,
+    raised.AuthorizationError,
+    raised.BusyLoadingError,
+    raised.MaxConnectionsError,
     MasterNotFoundError,
     AsyncMasterNotFoundError,
 )
@@ -57,26 +35,26 @@ _ANSWERS: Final = (
 
 # Most special first: each class is asked about before those it derives from.
 _REASONS_BY_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (TimeoutError, "timed_out"),
-    (AuthenticationError, "authentication_failed"),
-    (AuthorizationError, "not_permitted"),
-    (BusyLoadingError, "loading"),
-    (MaxConnectionsError, "too_many_connections"),
+    (raised.TimeoutError, "timed_out"),
+    (raised.AuthenticationError, "authentication_failed"),
+    (raised.AuthorizationError, "not_permitted"),
+    (raised.BusyLoadingError, "loading"),
+    (raised.MaxConnectionsError, "too_many_connections"),
     (MasterNotFoundError, "service_unknown"),
     (AsyncMasterNotFoundError, "service_unknown"),
-    (InvalidResponse, "protocol_error"),
-    (ReadOnlyError, "read_only"),
-    (OutOfMemoryError, "out_of_memory"),
-    (NoPermissionError, "not_permitted"),
-    (MasterDownError, "primary_down"),
-    (ClusterCrossSlotError, "keys_in_two_slots"),
-    (TryAgainError, "cluster_resharding"),
+    (raised.InvalidResponse, "protocol_error"),
+    (raised.ReadOnlyError, "read_only"),
+    (raised.OutOfMemoryError, "out_of_memory"),
+    (raised.NoPermissionError, "not_permitted"),
+    (raised.MasterDownError, "primary_down"),
+    (raised.ClusterCrossSlotError, "keys_in_two_slots"),
+    (raised.TryAgainError, "cluster_resharding"),
     # MOVED is one, too: this is a node of a cluster, and the client knows of no cluster.
-    (AskError, "needs_a_cluster_client"),
-    (ClusterDownError, "cluster_unavailable"),
+    (raised.AskError, "needs_a_cluster_client"),
+    (raised.ClusterDownError, "cluster_unavailable"),
     # What redis-py ends in that was sent to and fro too often.
-    (ClusterError, "cluster_resharding"),
-    (RedisClusterException, "cluster_unavailable"),
+    (raised.ClusterError, "cluster_resharding"),
+    (raised.RedisClusterException, "cluster_unavailable"),
 )
 # The words of error replies that redis-py has no class for. Up to Redis 6.2 that is every error within a script: the
 # word then stands in the middle of the text.
@@ -110,18 +88,20 @@ def is_wrong_type(error: Exception) -> bool:
 
 def is_resharding(reply: object) -> bool:
     """Whether keys of one command are on two nodes just now."""
-    return isinstance(reply, TryAgainError) or (isinstance(reply, ResponseError) and _HALF_MOVED in str(reply))
+
+
+XX
 
 
 def is_broken(error: Exception) -> bool:
     """Whether a connection broke: then the same is tried once more, at once. A time-out is none."""
-    return isinstance(error, ConnectionError) and not isinstance(error, _ANSWERS)
+    return isinstance(error, raised.ConnectionError) and not isinstance(error, _ANSWERS)
 
 
 def _reason(error: BaseException) -> str:
     if is_resharding(error):
         return "cluster_resharding"
-    if isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
+    if isinstance(error, raised.RedisClusterException) and (cause := error.__cause__ or error.__context__):
         # What the last node that redis-py asked for the others has met.
         return _reason(cause)
     if "cluster support disabled" in str(error):
@@ -136,7 +116,7 @@ def _reason(error: BaseException) -> str:
     word = _WORD.search(str(error))
     if word:
         return _REASONS_BY_WORD[word[1]]
-    if not isinstance(error, ConnectionError):
+    if not isinstance(error, raised.ConnectionError):
         return "redis_error"
     return "tls_failed" if _is_about_tls(error) else "connection_failed"
 

@@ -8,24 +8,15 @@ first call. The two kinds of everything here differ in `await` alone.
 import asyncio
 from collections.abc import Awaitable
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import redis
 import redis.asyncio
+from redis import exceptions as raised
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
 from redis.connection import SSLConnection, parse_url
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    MasterDownError,
-    MaxConnectionsError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
@@ -34,12 +25,13 @@ from ...statemachine.errors import ConfigurationError
 from ..ports import Row, StoreReply, StoreRequest
 from .direct import AsyncDirectWire, DirectWire
 from .keys import DEFAULT_PREFIX
-from .redis_cluster import AsyncClusterWire, ClusterWire
-from .redis_commands import Commands, OneServerCommands, RedisCommands, Replies, grouped
+from .redis_cluster import AsyncClusterWire, ClusterWire, cluster_node
+from .redis_commands import Commands, OneServerCommands, RedisCommands, Replies, grouped, hold, hold_async
 from .redis_errors import REDIS_ERRORS, is_broken, unavailable
 from .redis_urls import CONNECTION_DEFAULTS, RedisTarget, host_and_port, unusable_options
 
-_UNUSABLE: Final = (ValueError, TypeError, RedisError)
+#: A moved slot is followed by itself: to learn all anew would close connections that others use.
+_CLUSTER_OPTIONS: Final = {"require_full_coverage": False, "dynamic_startup_nodes": False, "reinitialize_steps": 0}
 #: How long a task waits for a connection that others use, in seconds; and how many there are to a server, by default.
 _QUEUE_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 50
@@ -83,13 +75,8 @@ class WiredStore:
 
     def call(self, request: StoreRequest) -> StoreReply:
         """See `Store.call`."""
-        talk = self._commands.talk(request)
         try:
-            exchanges = next(talk)
-            while True:
-                exchanges = talk.send(self._send(exchanges))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return hold(self._commands.talk(request), self._send)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
 
@@ -100,7 +87,7 @@ class WiredStore:
     def _send(self, exchanges: list[Commands]) -> list[Replies]:
         try:
             return self._wire.send(exchanges)
-        except ConnectionError as error:
+        except raised.ConnectionError as error:
             if not is_broken(error):
                 raise
             return self._wire.send(exchanges)
@@ -146,13 +133,8 @@ class AsyncWiredStore:
 
     async def call(self, request: StoreRequest) -> StoreReply:
         """See `Store.call`."""
-        talk = self._commands.talk(request)
         try:
-            exchanges = next(talk)
-            while True:
-                exchanges = talk.send(await self._send(exchanges))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return await hold_async(self._commands.talk(request), self._send)
         except REDIS_ERRORS as error:
             raise unavailable(self._name, error) from error
 
@@ -168,7 +150,7 @@ class AsyncWiredStore:
             try:
                 await asyncio.wait_for(turns.acquire(), _QUEUE_SECONDS)
             except TimeoutError:
-                raise MaxConnectionsError("no connection became free") from None
+                raise raised.MaxConnectionsError("no connection became free") from None
         else:
             await turns.acquire()
         try:
@@ -179,7 +161,7 @@ class AsyncWiredStore:
     async def _send_now(self, exchanges: list[Commands]) -> list[Replies]:
         try:
             return await self._wire.send(exchanges)
-        except ConnectionError as error:
+        except raised.ConnectionError as error:
             if not is_broken(error):
                 raise
             return await self._wire.send(exchanges)
@@ -191,7 +173,7 @@ class AsyncRedisStore(AsyncWiredStore):
     def __init__(self, client: Any, *, prefix: str = DEFAULT_PREFIX, name: str = "redis") -> None:
         _check_gives_bytes(client)
         is_cluster = isinstance(client, redis.asyncio.RedisCluster)
-        wire = AsyncClusterWire(client, owns=False) if is_cluster else AsyncClientWire(client)
+        wire = AsyncClusterWire(lambda: client, owns=False) if is_cluster else AsyncClientWire(client)
         super().__init__(wire, RedisCommands(prefix), name)
 
 
@@ -249,10 +231,8 @@ class AsyncClientWire:
 
 def open_redis_store(target: RedisTarget) -> WiredStore:
     """A store on `target`. Raises `ConfigurationError` if redis-py does not take its options. See `open_store`."""
-    try:
-        wire = _wire(target)
-    except _UNUSABLE:
-        raise unusable_options() from None
+    kin = _Kin(redis, Retry, _Sentinel, _connect_to_primary, DirectWire, ClusterWire, ClientWire)
+    wire = _wire(target, kin, CONNECTION_DEFAULTS)
     if isinstance(wire, DirectWire):
         return DirectStore(wire, OneServerCommands.of(target), target.name)
     return WiredStore(wire, RedisCommands.of(target), target.name)
@@ -260,88 +240,64 @@ def open_redis_store(target: RedisTarget) -> WiredStore:
 
 def open_async_redis_store(target: RedisTarget) -> AsyncWiredStore:
     """The same for asyncio."""
-    try:
-        wire, connections = _async_wire(target)
-    except _UNUSABLE:
-        raise unusable_options() from None
+    connect, wires = _async_connect_to_primary, (AsyncDirectWire, AsyncClusterWire, AsyncClientWire)
+    connections = target.connections or _CONNECTIONS
+    kin = _Kin(redis.asyncio, AsyncRetry, _AsyncSentinel, connect, *wires)
+    wire = _wire(target, kin, CONNECTION_DEFAULTS | {"max_connections": connections})
     commands = OneServerCommands if isinstance(wire, AsyncDirectWire) else RedisCommands
     return AsyncWiredStore(wire, commands.of(target), target.name, connections=connections)
 
 
-def _wire(target: RedisTarget) -> Wire:
-    never = Retry(NoBackoff(), 0)
+class _Kin(NamedTuple):
+    """What differs between wires for threads and for asyncio. The two halves of redis-py name everything alike."""
+
+    library: Any
+    retry: Any
+    sentinel: Any
+    connect_to_primary: Any
+    direct: Any
+    cluster: Any
+    client: Any
+
+
+def _wire(target: RedisTarget, kin: _Kin, defaults: dict[str, Any]) -> Any:
+    try:
+        return _made(target, kin, defaults | {"retry": kin.retry(NoBackoff(), 0)})
+    except (ValueError, TypeError, raised.RedisError):
+        raise unusable_options() from None
+
+
+def _made(target: RedisTarget, kin: _Kin, defaults: dict[str, Any]) -> Any:
+    url = target.client_url(target.places[0])
     if target.kind == "server":
-        pool = redis.ConnectionPool.from_url(target.client_url(target.places[0]), retry=never, **CONNECTION_DEFAULTS)
-        client = redis.Redis.from_pool(pool)
+        pool = kin.library.ConnectionPool.from_url(url, **defaults)
+        client = kin.library.Redis.from_pool(pool)
         _check(client)
-        return DirectWire(pool) if _speaks_resp2(pool) else ClientWire(client, owned=(client,))
-    options = _options(target.client_url(target.places[0]), never)
-    _check(redis.Redis(**options))
+        # A server of RESP3 may say something unasked, which redis-py's own client knows how to take.
+        is_resp2 = str(pool.connection_kwargs["protocol"]) == "2"
+        return kin.direct(pool) if is_resp2 else kin.client(client, owned=(client,))
+    options, places = _options(url, defaults), [host_and_port(place) for place in target.places]
+    _check(kin.library.Redis(**options))
     if target.kind == "cluster":
-        # It connects when it is made: not now.
-        return ClusterWire(lambda: redis.RedisCluster(**_in_cluster(target, options)), seconds=target.seconds)
-    make: Any = _Sentinel
-    sentinel = make(*_behind_sentinels(target, never), redis_connect_func=_connect_to_primary, **options)
+        options |= {"startup_nodes": [cluster_node(*place) for place in places]} | _CLUSTER_OPTIONS
+        return kin.cluster(lambda: kin.library.RedisCluster(**options), seconds=target.seconds)
+    to_sentinels = _options(target.sentinel_url(target.places[0]), defaults)
+    sentinel = kin.sentinel(places, 0, to_sentinels, redis_connect_func=kin.connect_to_primary, **options)
     client = sentinel.master_for(target.service)
-    return ClientWire(client, owned=(client, *sentinel.sentinels))
+    return kin.client(client, owned=(client, *sentinel.sentinels))
 
 
-def _async_wire(target: RedisTarget) -> tuple[AsyncWire, int]:
-    """And so many connections to each server: redis-py refuses one more than that, so tasks have to queue."""
-    never = AsyncRetry(NoBackoff(), 0)
-    if target.kind == "server":
-        defaults = {"max_connections": _CONNECTIONS, **CONNECTION_DEFAULTS}
-        pool = redis.asyncio.ConnectionPool.from_url(target.client_url(target.places[0]), retry=never, **defaults)
-        client = redis.asyncio.Redis.from_pool(pool)
-        _check(client)
-        wire = AsyncDirectWire(pool) if _speaks_resp2(pool) else AsyncClientWire(client, owned=(client,))
-        return wire, pool.max_connections
-    options = {"max_connections": _CONNECTIONS} | _options(target.client_url(target.places[0]), never)
-    _check(redis.asyncio.Redis(**options))
-    if target.kind == "cluster":
-        cluster = redis.asyncio.RedisCluster(**_in_cluster(target, options))
-        return AsyncClusterWire(cluster, seconds=target.seconds), options["max_connections"]
-    make: Any = _AsyncSentinel
-    sentinel = make(*_behind_sentinels(target, never), redis_connect_func=_async_connect_to_primary, **options)
-    client = sentinel.master_for(target.service)
-    return AsyncClientWire(client, owned=(client, *sentinel.sentinels)), options["max_connections"]
-
-
-def _options(url: str, never: object) -> dict[str, Any]:
+def _options(url: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """What redis-py's clients are told of `url`, but for the place."""
-    parse: Any = parse_url
-    options: dict[str, Any] = CONNECTION_DEFAULTS | parse(url) | {"retry": never}
-    return {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")} | {
-        "ssl": options.get("connection_class") is SSLConnection
-    }
-
-
-def _in_cluster(target: RedisTarget, options: dict[str, Any]) -> dict[str, Any]:
-    node: Any = ClusterNode
-    # A moved slot is followed by itself. Learning all anew would close the connections that others use.
-    return options | {
-        "startup_nodes": [node(*host_and_port(place)) for place in target.places],
-        "dynamic_startup_nodes": False,
-        "require_full_coverage": False,
-        "reinitialize_steps": 0,
-    }
-
-
-def _behind_sentinels(target: RedisTarget, never: object) -> tuple[list[tuple[str, int]], int, dict[str, Any]]:
-    """Where the sentinels are, how many others each must see, and how they are spoken to."""
-    places = [host_and_port(place) for place in target.places]
-    return places, 0, _options(target.sentinel_url(target.places[0]), never)
+    options = defaults | parse_url(url)  # type: ignore[no-untyped-call]
+    is_tls = options.pop("connection_class", None) is SSLConnection
+    return {name: value for name, value in options.items() if name not in ("host", "port")} | {"ssl": is_tls}
 
 
 def _check(client: Any) -> None:
     # Options that fit no connection would be noticed at the first login only.
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
-
-
-def _speaks_resp2(pool: Any) -> bool:
-    # A server of RESP3 may say something unasked, which redis-py's own client knows how to take.
-    return pool.connection_kwargs["protocol"] in (2, "2")
 
 
 # Behind Sentinel. Each new connection asks who is the primary. It is looked at, too: sentinels may not all have heard
@@ -361,10 +317,10 @@ class _TellsWhy:
 
     def _why(self, error: Exception) -> Exception:
         # redis-py keeps what it met with each sentinel in the text alone.
-        for kind in (AuthenticationError, TimedOut, ConnectionError):
+        for kind in (raised.AuthenticationError, raised.TimeoutError, raised.ConnectionError):
             if kind.__name__ in str(error):
                 return kind("no sentinel answered")
-        return MasterDownError("the primary is down") if self._is_down else error
+        return raised.MasterDownError("the primary is down") if self._is_down else error
 
 
 class _Sentinel(_TellsWhy, redis.Sentinel):
@@ -401,4 +357,4 @@ async def _async_connect_to_primary(connection: Any) -> None:
 
 def _check_primary(role: object) -> None:
     if not isinstance(role, list) or role[0] not in (b"master", "master"):
-        raise ReadOnlyError("this is a replica now")
+        raise raised.ReadOnlyError("this is a replica now")

@@ -84,6 +84,7 @@ class RedisTarget:
     """What a URL names. `name` stands for it in errors; `repr` shows no credentials, `client_url` holds them.
 
     `places` are servers, or sentinels; `service` is empty where there are none. `seconds`: how long an answer may take.
+    `connections`: to each server, at most; 0 where the URL does not say.
     """
 
     name: str
@@ -92,6 +93,7 @@ class RedisTarget:
     places: tuple[Place, ...]
     service: str
     seconds: float
+    connections: int
     _head: str = field(repr=False)
     _tail: str = field(repr=False)
     _sentinel_head: str = field(repr=False)
@@ -120,6 +122,7 @@ class RedisTarget:
             places=places,
             service=service,
             seconds=float(options.get("socket_timeout", _SECONDS)),
+            connections=int(options.get("max_connections", 0)),
             _head=f"{REDIS_SCHEMES[scheme]}://{login}{at}",
             _tail=f"{path}{_query(options)}",
             _sentinel_head=f"{REDIS_SCHEMES[scheme]}://{sentinel_login}",
