@@ -145,7 +145,7 @@ class DirectWire:
             try:
                 if line.connection._sock is not None and not line.connection.can_read(0):
                     return line
-            except (OSError, RedisError):
+            except (OSError, *REDIS_ERRORS):
                 # The server has closed it.
                 pass
             self._drop(line)

@@ -88,9 +88,8 @@ def is_wrong_type(error: Exception) -> bool:
 
 def is_resharding(reply: object) -> bool:
     """Whether keys of one command are on two nodes just now."""
-
-
-XX
+    is_half_moved = isinstance(reply, raised.ResponseError) and _HALF_MOVED in str(reply)
+    return is_half_moved or isinstance(reply, raised.TryAgainError)
 
 
 def is_broken(error: Exception) -> bool:

@@ -35,7 +35,7 @@ Act = Callable[[Exchange], bool]
 
 @dataclass(frozen=True)
 class Fault:
-    """`act` happens to commands that run one `at` these scripts: not to the first `skip`, then `times` times."""
+    """`act` happens to commands of one of the kinds `at`: not to the first `skip`, then `times` times."""
 
     act: Act
     at: tuple[str, ...] = ("load", "write", "due")
@@ -183,8 +183,10 @@ def _read_bulk(file: BinaryIO, line: bytes) -> bytes:
 
 
 def kind_of(words: list[bytes]) -> str:
-    """Which of the store's scripts a command runs; "other" for the greeting of a connection."""
+    """What a command is to the store: a load, or which script it runs; "other" for the greeting of a connection."""
     name = words[0].upper()
+    if name in (b"GET", b"MGET", b"TIME"):
+        return "load"
     if name == b"EVALSHA":
         return _KINDS.get(words[1], "other")
     if name == b"EVAL":
