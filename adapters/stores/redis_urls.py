@@ -43,38 +43,25 @@ CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
-def _is_count(text: str) -> bool:
-    return text.isdecimal()
-
-
 def _is_duration(text: str) -> bool:
     return bool(re.fullmatch(r"\d*\.?\d+", text)) and float(text) > 0
 
 
+_Options = dict[str, Callable[[str], bool]]
 # Options of the URL. Not those of redis-py that would undo a promise: decode_responses, retry_on_timeout.
-_OPTIONS: Final[dict[str, Callable[[str], bool]]] = {
-    "prefix": bool,
-    "db": _is_count,
-    "username": bool,
-    "password": bool,
-    "socket_timeout": _is_duration,
-    "socket_connect_timeout": _is_duration,
-    "socket_keepalive": bool,
-    "health_check_interval": _is_count,
-    "max_connections": _is_count,
-    "client_name": bool,
+_OPTIONS: Final[_Options] = {
+    **dict.fromkeys(("prefix", "username", "password", "client_name", "socket_keepalive"), bool),
+    **dict.fromkeys(("db", "health_check_interval", "max_connections"), str.isdecimal),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _is_duration),
     "protocol": ("2", "3").__contains__,
 }
-_TLS_OPTIONS: Final[dict[str, Callable[[str], bool]]] = {
-    "ssl_ca_certs": bool,
-    "ssl_ca_path": bool,
-    "ssl_certfile": bool,
-    "ssl_keyfile": bool,
-    "ssl_password": bool,
+_TLS_OPTIONS: Final[_Options] = {
+    **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"), bool),
     "ssl_cert_reqs": ("none", "optional", "required").__contains__,
     "ssl_check_hostname": bool,
 }
-_SENTINEL_OPTIONS: Final[dict[str, Callable[[str], bool]]] = {"sentinel_username": bool, "sentinel_password": bool}
+_SENTINEL_OPTIONS: Final[_Options] = {"sentinel_username": bool, "sentinel_password": bool}
+_KINDS: Final[dict[str, Literal["cluster", "sentinel"]]] = {"cluster": "cluster", "sentinel": "sentinel"}
 # What a sentinel is not told: it has users of its own, and no databases.
 _NOT_FOR_SENTINELS: Final = ("username", "password", "db")
 
@@ -94,10 +81,9 @@ class RedisTarget:
     service: str
     seconds: float
     connections: int
-    _head: str = field(repr=False)
-    _tail: str = field(repr=False)
-    _sentinel_head: str = field(repr=False)
-    _sentinel_tail: str = field(repr=False)
+    # What stands before a place, and what behind it.
+    _around: tuple[str, str] = field(repr=False)
+    _around_sentinel: tuple[str, str] = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> "RedisTarget":
@@ -106,27 +92,23 @@ class RedisTarget:
         if scheme not in REDIS_SCHEMES:
             raise malformed("it names no Redis server", "use redis://<host>, rediss://<host> or redis+unix:///<socket>")
         parts = split(url)
-        kind: Literal["server", "cluster", "sentinel"] = (
-            "cluster" if scheme.endswith("+cluster") else "sentinel" if scheme.endswith("+sentinel") else "server"
-        )
         options = _options(parts, scheme)
         places, service, path = _places(parts, scheme)
         prefix = options.pop("prefix", DEFAULT_PREFIX)
         login, at, _ = parts.netloc.rpartition("@")
         sentinel_login = _login(options.pop("sentinel_username", ""), options.pop("sentinel_password", ""))
+        to_sentinels = {name: text for name, text in options.items() if name not in _NOT_FOR_SENTINELS}
         shown = unquote(parts.path) if scheme == "redis+unix" else ",".join(places) + (f"/{service}" if service else "")
         return cls(
             name=f"{scheme}://{shown}",
             prefix=prefix,
-            kind=kind,
+            kind=_KINDS.get(scheme.partition("+")[2], "server"),
             places=places,
             service=service,
             seconds=float(options.get("socket_timeout", _SECONDS)),
             connections=int(options.get("max_connections", 0)),
-            _head=f"{REDIS_SCHEMES[scheme]}://{login}{at}",
-            _tail=f"{path}{_query(options)}",
-            _sentinel_head=f"{REDIS_SCHEMES[scheme]}://{sentinel_login}",
-            _sentinel_tail=_query({name: text for name, text in options.items() if name not in _NOT_FOR_SENTINELS}),
+            _around=(f"{REDIS_SCHEMES[scheme]}://{login}{at}", f"{path}{_query(options)}"),
+            _around_sentinel=(f"{REDIS_SCHEMES[scheme]}://{sentinel_login}", _query(to_sentinels)),
         )
 
     @property
@@ -136,11 +118,11 @@ class RedisTarget:
 
     def client_url(self, place: Place) -> str:
         """What redis-py calls the server at `place`."""
-        return f"{self._head}{place}{self._tail}"
+        return place.join(self._around)
 
     def sentinel_url(self, place: Place) -> str:
         """What redis-py calls the sentinel at `place`."""
-        return f"{self._sentinel_head}{place}{self._sentinel_tail}"
+        return place.join(self._around_sentinel)
 
 
 def unusable_options() -> ConfigurationError:
@@ -161,52 +143,44 @@ def host_and_port(place: Place) -> tuple[str, int]:
 
 def _places(parts: SplitResult, scheme: str) -> tuple[tuple[Place, ...], str, str]:
     """Places, the service's name, and the path for redis-py."""
+    path = parts.path.strip("/")
     if scheme == "redis+unix":
-        if parts.hostname or not parts.path.strip("/"):
+        if parts.hostname or not path:
             raise malformed("it names no socket", "write redis+unix:///path/to/redis.sock, with three slashes")
         return ("",), "", parts.path
     hosts = parts.netloc.rpartition("@")[2].split(",")
-    several = scheme not in ("redis", "rediss")
-    if not several and len(hosts) > 1:
+    if len(hosts) > 1 and "+" not in scheme:
         raise malformed("it names several hosts", "use redis+cluster:// or redis+sentinel://")
-    sentinel = scheme.endswith("+sentinel")
-    places = tuple(_place(host, default_port=_SENTINEL_PORT if sentinel else _PORT) for host in hosts)
-    if sentinel:
-        service, slash, database = parts.path.strip("/").partition("/")
+    is_sentinel = scheme.endswith("+sentinel")
+    places = tuple(_place(host, default_port=_SENTINEL_PORT if is_sentinel else _PORT) for host in hosts)
+    if is_sentinel:
+        service, slash, database = path.partition("/")
         if not _SERVICE.fullmatch(service) or (slash and not database.isdecimal()):
-            raise malformed(
-                "it names no service", "write redis+sentinel://<host>,<host>/<service> or .../<service>/<db>"
-            )
+            wanted = "write redis+sentinel://<host>,<host>/<service> or .../<service>/<db>"
+            raise malformed("it names no service", wanted)
         return places, service, f"/{database}" if slash else ""
-    if scheme.endswith("+cluster") and parts.path.strip("/"):
+    if path and scheme.endswith("+cluster"):
         raise malformed("a cluster has no databases", "remove the path after the hosts")
-    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+    if path and not path.isdecimal():
         raise malformed("its path is no database number", "write redis://<host>:<port>/<number>")
     return places, "", parts.path
 
 
 def _place(text: str, *, default_port: int) -> Place:
     found = _PLACE.fullmatch(text)
-    port = int(found[2] or default_port) if found else _HIGHEST_PORT + 1
+    port = int(found[2] or default_port) if found else 0
     if not found or not 0 < port <= _HIGHEST_PORT:
-        raise malformed(
-            f"its port is no number from 1 to {_HIGHEST_PORT}",
-            "correct it; if the password has special characters, percent-encode them",
-        )
+        remedy = "correct it; if the password has special characters, percent-encode them"
+        raise malformed(f"its port is no number from 1 to {_HIGHEST_PORT}", remedy)
     return f"{found[1].lower() or 'localhost'}:{port}"
 
 
 def _options(parts: SplitResult, scheme: str) -> dict[str, str]:
-    known = dict(_OPTIONS)
-    if scheme.startswith("rediss"):
-        known |= _TLS_OPTIONS
-    if scheme.endswith("+sentinel"):
-        known |= _SENTINEL_OPTIONS
-    if scheme.endswith("+cluster"):
-        del known["db"]
+    known = _OPTIONS | (_TLS_OPTIONS if scheme.startswith("rediss") else {})
+    known |= _SENTINEL_OPTIONS if scheme.endswith("+sentinel") else {}
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in options.items():
-        if name not in known:
+        if name not in known or (name == "db" and scheme.endswith("+cluster")):
             # Not named: it may be the rest of a password with a question mark in it.
             raise malformed("it has an option that is not known", f"use {', '.join(known)}")
         if not known[name](value):
