@@ -9,17 +9,27 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from phr_refresh.adapters.driver import Ports, Tap, loaded_of, run, tell
+from phr_refresh.adapters.driver import Ports, Tap, run, tell
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker, login_answered
-from phr_refresh.adapters.ports import AnswersInTime, NeverWaits, Observer, RecordsAnswer, Seal, Store, Upstream, Worker
+from phr_refresh.adapters.ports import (
+    AnswersInTime,
+    NeverWaits,
+    Observer,
+    RecordsAnswer,
+    Row,
+    Seal,
+    Store,
+    Upstream,
+    Worker,
+)
 from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
 from phr_refresh.statemachine.draft import Flow
-from phr_refresh.statemachine.effects import Fact, Load, Loaded, SessionToken, Step
+from phr_refresh.statemachine.effects import Fact, Load, SessionToken, Step
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
 from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from phr_refresh.statemachine.patient import Patient, key_of
@@ -104,12 +114,12 @@ class PhrRefresh:
         ends_at = time.monotonic() + self._policy.login_budget.total_seconds()
         observer = Silenceable(self.observer)
         try:
-            seen = self._loaded_by(patient, ends_at)
-            if seen is not None and self._hands_over_at_once:
-                return run(self._flows.login(patient, seen), self._ports)
+            row = self._read_by(patient, ends_at)
+            if row is not None and self._hands_over_at_once:
+                return run(self._flows.login(patient), self._ports, row)
             # Whatever the store or the broker does: the limit holds, and what is late goes on behind it.
             return self._time_limit.call(
-                lambda: run(self._flows.login(patient, seen), replace(self._ports, observer=observer)),
+                lambda: run(self._flows.login(patient), replace(self._ports, observer=observer), row),
                 seconds=max(ends_at - time.monotonic(), 0),
             )
         except TimeLimitExceeded:
@@ -118,12 +128,11 @@ class PhrRefresh:
         except Exception as error:
             return self._deferred("internal_error", error=safe_error(error))
 
-    def _loaded_by(self, patient: Patient, ends_at: float) -> Loaded | None:
+    def _read_by(self, patient: Patient, ends_at: float) -> Row | None:
         """The patient's record, read in this thread without waiting beyond `ends_at`; None where that cannot be."""
         if self._in_time is None or not patient.is_member:
             return None
-        row = self._in_time.call_by(Load(patient.key), ends_at)
-        return None if row is None else loaded_of(row)
+        return self._in_time.call_by(Load(patient.key), ends_at)
 
     def _deferred(self, reason: str, **details: str) -> Receipt:
         tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))

@@ -56,12 +56,12 @@ class Flows:
 
     # What login services call.
 
-    def login(self, patient: Patient, seen: Loaded | None = None) -> Flow[Receipt]:
-        """The login hook: one load, at most one hand-over, nothing else (rule R5). `seen`: the load that was made."""
+    def login(self, patient: Patient) -> Flow[Receipt]:
+        """The login hook: one load, at most one hand-over, nothing else (rule R5)."""
         if not patient.is_member:
             return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
         try:
-            loaded = seen or (yield from load(patient.key))
+            loaded = yield from load(patient.key)
         except StoreError as error:
             reason = "record_unreadable" if isinstance(error, RecordUnreadable) else "store_unavailable"
             yield from tell("login_deferred", patient.key, reason=reason, error=str(error))

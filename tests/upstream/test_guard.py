@@ -263,7 +263,7 @@ def test_never_more_calls_at_once_than_the_limit() -> None:
     crowd = Crowd(4)
     guard = GuardedUpstream(crowd, concurrency=3)
     with ThreadPoolExecutor(12) as pool:
-        calls = [pool.submit(guard.start_refresh, ADA) for _ in range(12)]
+        calls = [pool.submit(guard.call, StartRefresh(ADA)) for _ in range(12)]
         while sum(call.done() for call in calls) < 9:
             threading.Event().wait(0.001)
         crowd.barrier.wait(timeout=LIMIT)
