@@ -324,9 +324,9 @@ def run(flow: Flow[T], ports: Ports, first: Any = None) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def run_async(flow: Flow[T], ports: Ports) -> T:
+async def run_async(flow: Flow[T], ports: Ports, first: Any = None) -> T:
     """Run `flow` to its end in this task. Raises what the flow raises; a cancellation ends it between two effects."""
-    loop = steps(flow, ports)
+    loop = steps(flow, ports, first)
     try:
         return await go_on(loop, loop.send(None))
     except StopIteration as stop:

@@ -28,7 +28,6 @@ from ...statemachine.effects import (
     StatusReport,
     Step,
 )
-from ...statemachine.outcomes import Receipt
 from ..logs import tell
 from ..ports import Observer, TakesSteps, Upstream, UpstreamAnswer, UpstreamRequest
 
@@ -132,10 +131,3 @@ class MeasuredWorker:
             details["waiting"] = self._queue.waiting
         kind = "refresh" if isinstance(step, Refresh) else "follow"
         tell(self._observer, Fact(name, details={"step": kind, **details}, is_measurement=True))
-
-
-def login_answered(observer: Observer, receipt: Receipt, seconds: float) -> Receipt:
-    """`receipt`, told to `observer` with the time that the login hook took."""
-    details = {"kind": receipt.kind.value, "login_seconds": seconds}
-    tell(observer, Fact("login_answered", details=details, is_measurement=True))
-    return receipt
