@@ -36,7 +36,7 @@ from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import KickOff, State
 from support.fakes import RecordingWorker, ScriptedUpstream, Silent, SteppableStore
-from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
+from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, UNHURRIED, token_until
 from support.values import replace
 
 AGE = Policy().decision_age.total_seconds()
@@ -74,7 +74,7 @@ class Rig:
         self.upstream = ScriptedUpstream(jwt=JWT)
         self.worker = RecordingWorker()
         self.observer = Silent()
-        self.flows = Flows(Policy(), iter("abcdefgh").__next__)
+        self.flows = Flows(UNHURRIED, iter("abcdefgh").__next__)
         self.ports = Ports(
             **{
                 "store": self.store,
@@ -82,7 +82,7 @@ class Rig:
                 "worker": self.worker,
                 "seal": PlainSeal(),
                 "observer": self.observer,
-                "policy": Policy(),
+                "policy": Policy(poll_schedule=()),
                 "monotonic": self.clock,
             }
             | ports

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 
-def replace(value: Any, **changes: Any) -> Any:
+def replace(value: Any, /, **changes: Any) -> Any:
     """`value` with some fields changed."""
     if isinstance(value, msgspec.Struct):
         return msgspec.structs.replace(value, **changes)
