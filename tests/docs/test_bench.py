@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import redis
@@ -31,7 +30,6 @@ pytestmark = pytest.mark.once
 
 #: Contestants that need nothing but what the package needs.
 OWN = ("floor", "phr-refresh", "portal", "transitions", "floor-async", "phr-refresh-async")
-CACHED = ("phr-refresh-cached", "phr-refresh-async-cached")
 #: (round trips, upstream calls) of one operation.
 COUNTS = {
     ("phr-refresh", Work.FIRST_LOGIN): (4, (1, 1, 0)),
@@ -110,22 +108,6 @@ def test_asyncio_costs_what_threads_cost(server: Server, work: Work) -> None:
 
 
 @pytest.mark.parametrize("name", CACHED)
-@pytest.mark.parametrize("work", [Work.STATUS_READ, Work.REPEAT_LOGIN])
-def test_what_is_cached_costs_no_round_trip(server: Server, name: str, work: Work) -> None:
-    """But for the first read of each patient."""
-    load = replace(SMALL[work], repeats=8)
-    [figure] = contest(server, name).timed(load)
-    assert figure.microseconds > 0
-    with counting(server.url) as proxy, TemporaryDirectory() as folder:
-        with closing(opened(entry(name), Place(proxy.url, folder, Upstream()))) as one:
-            one.prepare(load, ["ada"])
-            one.perform(load, ["ada"])
-            proxy.take()
-            one.perform(load, ["ada"])
-            # Its listener may ask meanwhile whether its connection still hears.
-            assert proxy.take().round_trips <= 1
-
-
 @pytest.mark.parametrize("name", ["phr-refresh", "phr-refresh-async", "transitions", "portal"])
 def test_a_crowd_starts_one_refresh(server: Server, name: str) -> None:
     """Twenty clients on one new patient: one session, one kick-off, whoever takes part."""
