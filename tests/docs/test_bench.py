@@ -107,7 +107,6 @@ def test_asyncio_costs_what_threads_cost(server: Server, work: Work) -> None:
     assert (sync.round_trips, sync.upstream) == (awaited.round_trips, awaited.upstream)
 
 
-@pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("name", ["phr-refresh", "phr-refresh-async", "transitions", "portal"])
 def test_a_crowd_starts_one_refresh(server: Server, name: str) -> None:
     """Twenty clients on one new patient: one session, one kick-off, whoever takes part."""
@@ -252,7 +251,7 @@ def test_a_work_that_is_not_known_is_refused(tmp_path: Path) -> None:
 
 
 def _others() -> list[str]:
-    return [item.name for item in ENTRIES if item.name not in OWN + CACHED]
+    return [item.name for item in ENTRIES if item.name not in OWN]
 
 
 @pytest.mark.parametrize("name", _others())
