@@ -9,7 +9,7 @@ from typing import Any, Final
 from ...statemachine.errors import ConfigurationError, MissingExtra
 from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
-from ..browser import Host, HttpRequest, HttpResponse
+from ..browser import Host, HttpRequest, HttpResponse, is_public
 from .hooks import Hooks
 
 try:
@@ -90,7 +90,7 @@ class FlaskHost:
         return blueprint
 
     def _answer(self, path: str = "") -> Response:
-        user = self._user_of()
+        user = None if is_public(path) else self._user_of()
         asked = HttpRequest(
             method=request.method,
             path=path,

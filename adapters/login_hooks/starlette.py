@@ -14,8 +14,7 @@ from typing import Any, Final, TypeVar
 from ...statemachine.errors import MissingExtra
 from ...statemachine.outcomes import Receipt, ReceiptKind
 from ...statemachine.patient import Patient
-from ..browser import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse
-from ..browser.messages import problem
+from ..browser import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse, is_public, problem
 from .hooks import AsyncHooks, FindPatient
 
 try:
@@ -132,16 +131,20 @@ class StarletteHost:
             await _send_whole(refused, send)
             return
         # Without `receive`: whoever looks for the patient takes nothing that tells us that the client has gone.
-        request = Request(scope)
-        patient = await self.patient(request)
+        request, path = Request(scope), scope["path_params"]["path"]
+        patient, is_logged_in = (None, False) if is_public(path) else await self._who(request)
         asked = HttpRequest(
             method=scope["method"],
-            path=scope["path_params"]["path"],
+            path=path,
             patient=patient,
-            is_logged_in=patient is not None or (self._is_logged_in is not None and self._is_logged_in(request)),
+            is_logged_in=is_logged_in,
             headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
         )
         await _while_connected(self._answer(asked, send), receive)
+
+    async def _who(self, request: Request) -> tuple[Patient | None, bool]:
+        patient = await self.patient(request)
+        return patient, patient is not None or (self._is_logged_in is not None and self._is_logged_in(request))
 
     async def _answer(self, asked: HttpRequest, send: Send) -> None:
         answer = await self._host.answer(asked)
