@@ -19,12 +19,15 @@ _ASKING_THREADS: Final = 8
 
 
 class Refresher(Protocol):
-    """The verbs of `PhrRefresh` that the contract drives."""
+    """The verbs of `PhrRefresh` that the contract, and the hooks of logins and logouts, drive."""
 
     observer: Observer
 
     def login(self, patient: Patient) -> Receipt:
         """See `PhrRefresh.login`."""
+
+    def logout(self, who: Patient | str) -> None:
+        """See `PhrRefresh.logout`."""
 
     def status(self, who: Patient | str) -> Status:
         """See `PhrRefresh.status`."""
@@ -40,6 +43,9 @@ class AsyncRefresher(Protocol):
 
     def login(self, patient: Patient) -> Awaitable[Receipt]:
         """See `AsyncPhrRefresh.login`."""
+
+    def logout(self, who: Patient | str) -> Awaitable[None]:
+        """See `AsyncPhrRefresh.logout`."""
 
     def status(self, who: Patient | str) -> Awaitable[Status]:
         """See `AsyncPhrRefresh.status`."""
