@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, assert_neve
 from ...statemachine.outcomes import Receipt, Status
 from ...statemachine.patient import Patient, UserKey
 from ..ports import Observer, RecordsAnswer
-from ..workers.time_limit import GateTimeout, LoginGate
+from ..workers.time_limit import TimeLimit, TimeLimitExceeded
 from .answers import AsyncHttpStream, HttpRequest, HttpResponse, HttpStream
 from .contract import Contract, Exchange, FetchRecords, Handling, Head, Login, ReadStatus, Sleep, Wait
 
@@ -130,7 +130,7 @@ class Host(_AnyHost[Refresher]):
         time.sleep(seconds)
 
     def _prepare(self) -> None:
-        self._asking = LoginGate(threads=_ASKING_THREADS, queue_limit=0)
+        self._asking = TimeLimit(threads=_ASKING_THREADS, queue_limit=0)
 
     def answer(self, request: HttpRequest) -> HttpResponse | HttpStream:
         """The answer to `request`. Raises only what is no error of this library."""
@@ -155,7 +155,7 @@ class Host(_AnyHost[Refresher]):
     def _ask(self, patient: Patient, within: float) -> Status | None:
         try:
             return self._asking.call(lambda: self._refresher.status(patient), seconds=within)
-        except GateTimeout:
+        except TimeLimitExceeded:
             return None
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from inspect import isawaitable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from ...statemachine.effects import Fact
 from ...statemachine.errors import PhrRefreshError
@@ -14,10 +14,11 @@ from ..browser import AsyncRefresher, Refresher
 from ..driver import tell
 from ..ports import Observer
 from ..redaction import error_types, safe_error
-from ..workers.time_limit import GateTimeout, LoginGate
+from ..workers.time_limit import TimeLimit, TimeLimitExceeded
 
 T = TypeVar("T")
 
+Hook = Literal["login", "logout"]
 #: Gives the patient that a host's user is, None for a user who is none. What it raises stays in the hook.
 FindPatient = Callable[[], Patient | None]
 #: What `AsyncFindPatient` gives: a patient, None, or either to be awaited.
@@ -29,14 +30,25 @@ _LONGEST_SEARCH: Final = 5.0
 
 
 @contextmanager
-def _telling(observer: Observer, verb: str) -> Iterator[None]:
+def _telling(observer: Observer, hook: Hook) -> Iterator[None]:
     """Whatever is raised inside is told, and goes no further."""
     try:
         yield
-    except GateTimeout:
-        tell(observer, Fact(f"{verb}_deferred", details={"reason": "over_budget"}, is_warning=True))
+    except TimeLimitExceeded:
+        deferred(hook, "over_budget", observer)
     except Exception as error:
-        tell(observer, Fact("hook_failed", details={"hook": verb, "error": told_of(error)}, is_warning=True))
+        tell_failure(observer, hook, error)
+
+
+def deferred(hook: Hook, reason: str, observer: Observer) -> Receipt:
+    """Tell that a hook did not do its work, and why; the receipt of such a login."""
+    tell(observer, Fact(f"{hook}_deferred", details={"reason": reason}, is_warning=True))
+    return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+
+
+def tell_failure(observer: Observer, hook: Hook, error: Exception) -> None:
+    """Tell that a hook of the host's own code, or of ours, has raised `error`."""
+    tell(observer, Fact("hook_failed", details={"hook": hook, "error": told_of(error)}, is_warning=True))
 
 
 class Hooks:
@@ -45,7 +57,7 @@ class Hooks:
     def __init__(self, refresher: Refresher, *, seconds: float) -> None:
         self._refresher = refresher
         self._seconds = seconds
-        self._time_limit = LoginGate(threads=2)
+        self._time_limit = TimeLimit(threads=2)
 
     def logged_in(self, find: FindPatient) -> Receipt | None:
         """Have the patient's records refreshed. None for a user who is no patient, and where `find` raises."""
@@ -86,9 +98,10 @@ class AsyncHooks:
             work = self._with_patient("login", found, self._refresher.login)
             if not isawaitable(found):
                 return await work
-            with _telling(self._refresher.observer, "login"):
+            try:
                 return await self._in_time(work)
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="over_budget")
+            except TimeLimitExceeded:
+                return deferred("login", "over_budget", self._refresher.observer)
         return None
 
     async def logged_out(self, find: AsyncFindPatient) -> None:
@@ -98,9 +111,9 @@ class AsyncHooks:
             if found is not None:
                 await self._in_time(self._with_patient("logout", found, self._refresher.logout))
 
-    async def _with_patient(self, verb: str, found: Found, call: Callable[[Patient], Awaitable[T]]) -> T | None:
+    async def _with_patient(self, hook: Hook, found: Found, call: Callable[[Patient], Awaitable[T]]) -> T | None:
         # What fails is told here, too: nobody may wait for it any more.
-        with _telling(self._refresher.observer, verb):
+        with _telling(self._refresher.observer, hook):
             if isawaitable(found):
                 async with asyncio.timeout(_LONGEST_SEARCH):
                     found = await found
@@ -108,13 +121,13 @@ class AsyncHooks:
         return None
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`. Raises `GateTimeout` if it takes too long; it goes on then."""
+        """The result of `work`. Raises `TimeLimitExceeded` if it takes too long; it goes on then."""
         task = asyncio.create_task(work)
         self._going_on.add(task)
         task.add_done_callback(self._going_on.discard)
         await asyncio.wait({task}, timeout=self._seconds)
         if not task.done():
-            raise GateTimeout
+            raise TimeLimitExceeded
         return task.result()
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savep
 from phr_refresh.adapters.login_hooks.hooks import FindPatient, Hooks, told_of
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.per_process import PerProcess
-from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
+from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
 from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.patient import Patient
 
@@ -61,7 +61,7 @@ class Process:
 
     def __init__(self) -> None:
         self._opened = PerProcess(Opened.now)
-        self._gate = LoginGate(threads=2)
+        self._gate = TimeLimit(threads=2)
         # It keeps this object for ever: there is one per process.
         atexit.register(self.close)
 
@@ -118,7 +118,7 @@ class Process:
 
         try:
             self._gate.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
-        except GateTimeout:
+        except TimeLimitExceeded:
             if turn.acquire(blocking=False):
                 tell(LogObserver(), Fact(f"{verb}_deferred", details={"reason": "over_budget"}, is_warning=True))
 
