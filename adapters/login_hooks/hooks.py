@@ -35,7 +35,7 @@ def _telling(observer: Observer, hook: Hook) -> Iterator[None]:
     try:
         yield
     except TimeLimitExceeded:
-        deferred(hook, "over_budget", observer)
+        deferred(hook, reason="over_budget", observer=observer)
     except Exception as error:
         tell_failure(observer, hook, error)
 
@@ -101,7 +101,7 @@ class AsyncHooks:
             try:
                 return await self._in_time(work)
             except TimeLimitExceeded:
-                return deferred("login", "over_budget", self._refresher.observer)
+                return deferred("login", reason="over_budget", observer=self._refresher.observer)
         return None
 
     async def logged_out(self, find: AsyncFindPatient) -> None:
