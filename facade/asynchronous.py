@@ -89,14 +89,14 @@ class AsyncPhrRefresh:
         policy: Policy | None = None,
     ) -> AsyncPhrRefresh:
         """From the environment, as `PhrRefresh.from_env`."""
-        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream
         from phr_refresh.adapters.upstream.settings import MhvSettings
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_async_store(settings.store_url),
-            upstream=guarded(MhvUpstream(mhv), settings.observer),
+            upstream=MhvUpstream(mhv),
             worker=worker,
             policy=policy,
             seal=settings.seal,

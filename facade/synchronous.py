@@ -77,14 +77,14 @@ class PhrRefresh:
         cls, environ: Mapping[str, str] | None = None, *, worker: Worker | None = None, policy: Policy | None = None
     ) -> PhrRefresh:
         """From the environment: see `assembly.Settings` and `MhvSettings.from_env`. Raises `ConfigurationError`."""
-        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream
         from phr_refresh.adapters.upstream.settings import MhvSettings
 
         settings = Settings.from_env(environ)
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_store(settings.store_url),
-            upstream=guarded(MhvUpstream(mhv), settings.observer),
+            upstream=MhvUpstream(mhv),
             worker=worker,
             policy=policy,
             seal=settings.seal,

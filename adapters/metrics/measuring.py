@@ -28,15 +28,21 @@ from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
 from ..logs import tell
 from ..ports import NotReady, Observer, Records, RecordsAnswer, RecordsFailed, TakesSteps, Upstream
+from ..upstream.guard import GuardedUpstream
 
 Answer = SessionOpened | SessionFailed | KickOffAnswer | StatusReport | CouldNotAsk | RecordsAnswer
 A = TypeVar("A", bound=Answer)
 
 
 class MeasuredUpstream:
-    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time."""
+    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time.
+
+    A guard that has no observer of its own tells this one.
+    """
 
     def __init__(self, upstream: Upstream, observer: Observer) -> None:
+        if isinstance(upstream, GuardedUpstream) and upstream.observer is None:
+            upstream.observer = observer
         self._upstream = upstream
         self._observer = observer
         self.longest_call = upstream.longest_call
