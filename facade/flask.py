@@ -24,7 +24,7 @@ from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from phr_refresh.statemachine.patient import Patient
 
-from .cli.views import explanation_lines
+from .cli.views import explanation_lines, sweep_lines
 from .embedding import Embedding
 from .synchronous import PhrRefresh
 
@@ -140,10 +140,7 @@ def _add_commands(app: Flask, refresher: PhrRefresh) -> None:
     @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="At most so many.")
     def sweep(limit: int) -> None:
         """Apply what is due for patients whom nobody asks about."""
-        done = refresher.sweep(limit)
-        click.echo(
-            f"{done.due} due, {done.moved} moved, {done.conflicts} moved by others, {done.unreadable} unreadable"
-        )
+        click.echo("\n".join(sweep_lines(refresher.sweep(limit))))
 
     @app.cli.command("phr-explain")
     @click.argument("user")

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,26 +20,18 @@ from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.record import State
 from rich.console import Console
 
-from ..assembly import DEFAULT_STORE, Settings
+from ..assembly import Settings
 from ..directory import Directory
 from ..drawing import diagrams
 from ..synchronous import PhrRefresh
-from ..unconnected import UnconnectedUpstream
 from .demo import Demo, DemoOptions
 from .demo_view import report, watcher
 from .doctor import doctor
 from .history import check_history
-from .signals import until_told_to_stop
+from .parts import json_option, on_store_alone, show, store_option, until_told_to_stop
 from .sweep import sweep
-from .views import advice, as_json, explanation_lines, receipt_lines, status_lines
+from .views import advice, explanation_lines, receipt_lines, status_lines
 
-_store_option = click.option(
-    "--store",
-    envvar="PHR_REFRESH_STORE",
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store URL: sqlite:///file, redis://host:port/0, memory://.",
-)
 _patients_option = click.option(
     "--patients",
     "patients",
@@ -48,7 +39,6 @@ _patients_option = click.option(
     type=click.Path(path_type=Path),
     help="JSON file: user id -> icn and mhv_correlation_id.",
 )
-_json_option = click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 
 
 def run() -> int:
@@ -94,58 +84,44 @@ cli.add_command(sweep)
 cli.add_command(doctor)
 
 
-def _connected(store: str, worker: InlineWorker) -> PhrRefresh:
-    from phr_refresh.adapters.upstream.mhv import MhvUpstream
-    from phr_refresh.adapters.upstream.settings import MhvSettings
+def _connected(store: str) -> PhrRefresh:
+    from ..mhv import MhvSettings, MhvUpstream
 
     settings = Settings.from_env()
     return PhrRefresh(
         store=open_store(store),
         upstream=MhvUpstream(MhvSettings.from_env()),
-        worker=worker,
+        worker=InlineWorker(),
         seal=settings.seal,
         observer=settings.observer,
     )
 
 
-def _unconnected(store: str) -> PhrRefresh:
-    return PhrRefresh(
-        store=open_store(store),
-        upstream=UnconnectedUpstream(),
-        worker=InlineWorker(),
-        observer=Settings.from_env().observer,
-    )
-
-
-def _show(value: Any, lines: Callable[[Any], list[str]], *, json_wanted: bool) -> None:
-    click.echo(json.dumps(as_json(value), indent=2) if json_wanted else "\n".join(lines(value)))
-
-
 @cli.command()
 @click.argument("user")
-@_store_option
+@store_option
 @_patients_option
 @click.option("--follow", is_flag=True, help="Stay until the refresh has ended.")
-@_json_option
+@json_option()
 def login(user: str, store: str, patients: Path | None, follow: bool, as_json_: bool) -> int:
     """Do for USER what a login does, at once: open a session and start the refresh, unless that was done.
 
     Example: phr-refresh login ada --patients patients.json --follow
     """
     patient = _directory(patients).patient(user)
-    with _connected(store, InlineWorker()) as phr:
+    with _connected(store) as phr:
         receipt = phr.refresh(patient)
         if receipt.kind is ReceiptKind.DEFERRED:
-            _show(receipt, receipt_lines, json_wanted=as_json_)
+            show(receipt, receipt_lines, json_wanted=as_json_)
             click.echo(f"Error: nothing was started: {advice(receipt)}.", err=True)
             return 1
         if not follow:
-            _show(receipt, receipt_lines, json_wanted=as_json_)
+            show(receipt, receipt_lines, json_wanted=as_json_)
             return 0
         if not as_json_:
             click.echo("\n".join(receipt_lines(receipt)))
         ended = _followed(phr, patient)
-        _show(ended, status_lines, json_wanted=as_json_)
+        show(ended, status_lines, json_wanted=as_json_)
         return 0 if ended.state is State.COMPLETE or not ended.eligible else 1
 
 
@@ -165,34 +141,34 @@ def _followed(phr: PhrRefresh, patient: Patient) -> Status:
 
 @cli.command()
 @click.argument("user")
-@_store_option
+@store_option
 @_patients_option
-@_json_option
+@json_option()
 def status(user: str, store: str, patients: Path | None, as_json_: bool) -> None:
     """Tell where USER's refresh stands. With --patients the upstream is asked if that is due, without it never.
 
     Example: phr-refresh status ada --json
     """
     if patients is None:
-        with _unconnected(store) as phr:
-            _show(phr.status(user), status_lines, json_wanted=as_json_)
+        with on_store_alone(store) as phr:
+            show(phr.status(user), status_lines, json_wanted=as_json_)
         return
     patient = Directory(patients).patient(user)
-    with _connected(store, InlineWorker()) as phr:
-        _show(phr.status(patient), status_lines, json_wanted=as_json_)
+    with _connected(store) as phr:
+        show(phr.status(patient), status_lines, json_wanted=as_json_)
 
 
 @cli.command()
 @click.argument("user")
-@_store_option
-@_json_option
+@store_option
+@json_option()
 def explain(user: str, store: str, as_json_: bool) -> None:
     """Explain USER's state: why, what was refused last, what is possible now, what happens next.
 
     Example: phr-refresh explain ada --store redis://localhost:6379/0
     """
-    with _unconnected(store) as phr:
-        _show(phr.explain(user), explanation_lines, json_wanted=as_json_)
+    with on_store_alone(store) as phr:
+        show(phr.explain(user), explanation_lines, json_wanted=as_json_)
 
 
 @cli.command()
@@ -235,7 +211,7 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
 
     Example: phr-refresh simulator --port 8900
     """
-    from phr_refresh.adapters.simulator import Simulator
+    from ..simulator import Simulator
 
     server = Simulator(port, dialect=dialect, speed=speed)
     # Before a word is printed: whoever reads it may tell this process to stop at once.
@@ -267,7 +243,7 @@ def _how_to_use(server: Any, dialect: Any) -> str:
 @click.option("--patients", default=5, show_default=True, type=click.IntRange(1, 200), help="How many log in at once.")
 @click.option("--tabs", default=3, show_default=True, type=click.IntRange(1, 20), help="Browser tabs that poll, each.")
 @click.option("--store", default=None, help="Store URL.  [default: a new SQLite file]")
-@_json_option
+@json_option()
 def demo(patients: int, tabs: int, store: str | None, as_json_: bool) -> int:
     """Run the whole thing on this machine: logins, refreshes, polls, vital signs, over real HTTP.
 

@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phr_refresh.adapters.ports import Records
-from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.stores import open_store
-from phr_refresh.adapters.upstream.mhv import MhvUpstream
-from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind, Status
 from phr_refresh.statemachine.patient import Patient
@@ -25,6 +22,8 @@ from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.record import State
 
 from ..drawing.trace import Recorder, sequence_diagram
+from ..mhv import MhvSettings, MhvUpstream
+from ..simulator import Fault, Simulator
 from ..synchronous import PhrRefresh
 
 #: Simulators of several runs sign alike, so that a session cached by an earlier run opens the FHIR server of the next.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from ..testing.history import check, read_history
-from .views import as_json
+from ..testing.history import Verdict, check, read_history
+from .parts import json_option, show
 
 
 @click.command("check-history")
@@ -16,7 +15,7 @@ from .views import as_json
 @click.option(
     "--tolerance", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Seconds that clocks may differ."
 )
-@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
+@json_option()
 def check_history(file: Path, tolerance: float, as_json_: bool) -> int:
     """Check that one order explains every load and write in FILE, as RecordedStore wrote it.
 
@@ -25,17 +24,16 @@ def check_history(file: Path, tolerance: float, as_json_: bool) -> int:
     Example: phr-refresh check-history history.jsonl --tolerance 0.05
     """
     verdict = check(read_history(file), tolerance=tolerance)
-    if as_json_:
-        click.echo(json.dumps(as_json(verdict)))
-    else:
-        said = f"{verdict.patients} patients, {verdict.calls} calls, {verdict.writes} writes"
-        unknown = f" and {verdict.unknown} with an unknown outcome" if verdict.unknown else ""
-        click.echo(f"{said}{unknown}: {_count(len(verdict.flaws))}.")
-        for flaw in verdict.flaws:
-            lines = " and ".join(str(number) for number in flaw.lines)
-            click.echo(f"  patient {flaw.patient}, {flaw.rule}: {flaw.what} (lines {lines})")
+    show(verdict, _lines, json_wanted=as_json_)
     return 1 if verdict.flaws else 0
 
 
-def _count(flaws: int) -> str:
-    return {0: "no flaw", 1: "one flaw"}.get(flaws, f"{flaws} flaws")
+def _lines(verdict: Verdict) -> list[str]:
+    said = f"{verdict.patients} patients, {verdict.calls} calls, {verdict.writes} writes"
+    unknown = f" and {verdict.unknown} with an unknown outcome" if verdict.unknown else ""
+    flaws = {0: "no flaw", 1: "one flaw"}.get(len(verdict.flaws), f"{len(verdict.flaws)} flaws")
+    shown = [
+        f"  patient {flaw.patient}, {flaw.rule}: {flaw.what} (lines {' and '.join(map(str, flaw.lines))})"
+        for flaw in verdict.flaws
+    ]
+    return [f"{said}{unknown}: {flaws}.", *shown]
