@@ -57,8 +57,7 @@ def _login_sequence() -> str:
     flows, world, recorder = _flows(), Rehearsal(), Recorder()
     world.run(recorder.tap(flows.login(_SOMEBODY)))
     while world.steps:
-        step, delay = world.steps.popleft()
-        world.now += int(delay * 1000)
+        step = world.pop_step()
         world.run(recorder.tap(flows.step(step)))
         if isinstance(step, Refresh):
             world.run(recorder.tap(flows.status(_SOMEBODY.key, _SOMEBODY)))
@@ -82,8 +81,7 @@ def _session_sequence() -> str:
     recorder.note("Login->>FHIR: GET vital signs, with the token")
     recorder.note("FHIR-->>Login: searchset Bundle")
     while world.steps:
-        step, delay = world.steps.popleft()
-        world.now += int(delay * 1000)
+        step = world.pop_step()
         if isinstance(step, Refresh):
             recorder.note("Note over Worker,PHR: A session that was created in an open window starts the refresh too")
         world.run(recorder.tap(flows.step(step)))

@@ -12,13 +12,11 @@ from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
     Commit,
-    CommitAll,
     Committed,
     Conflict,
     Effect,
     HandOver,
     Load,
-    LoadAll,
     Loaded,
     OpenSession,
     Pause,
@@ -60,8 +58,14 @@ class Rehearsal:
                 return stop.value  # type: ignore[no-any-return]
             answer = self.perform(effect)
 
+    def pop_step(self) -> Step:
+        """The step that was handed over first, at the time for which it was."""
+        step, delay = self.steps.popleft()
+        self.now += int(delay * 1000)
+        return step
+
     def perform(self, effect: Effect) -> Any:
-        """The answer to `effect`. Outside calls take a tenth of a second."""
+        """The answer to `effect` of a flow of one patient. Outside calls take a tenth of a second."""
         match effect:
             case Load(_, with_token):
                 return self._loaded(with_token=with_token)
@@ -78,16 +82,10 @@ class Rehearsal:
             case HandOver(step, delay):
                 self.steps.append((step, delay))
                 return True
-            case LoadAll(keys):
-                return tuple(self._loaded() for _ in keys)
-            case CommitAll(commits):
-                return tuple(self._commit(one) for one in commits)
             case Pause(seconds):
                 self.now += int(seconds * 1000)
-                return None
-            case _:
-                # Nobody is due, and nobody listens.
-                return ()
+        # Nobody listens to what is told.
+        return None
 
     def _loaded(self, *, with_token: bool = False) -> Loaded:
         return Loaded(self._record, self._version, self.now, self._token if with_token else None)
