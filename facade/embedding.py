@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from phr_refresh.adapters.browser import Contract
 from phr_refresh.adapters.ports import Upstream, Worker
@@ -43,7 +43,8 @@ _KEYS = (
     *("patient_of", "store", "upstream", "policy", "seal_keys", "pseudonym_key", "metrics"),
     *("longest_wait", "places", "worker"),
 )
-_FROM_ENV = {
+#: Keys of the block that variables stand in for.
+VARIABLES: Final = {
     "store": "PHR_REFRESH_STORE",
     "seal_keys": "PHR_REFRESH_SEAL_KEYS",
     "pseudonym_key": "PHR_REFRESH_PSEUDONYM_KEY",
@@ -75,8 +76,8 @@ class Embedding:
                 raise ConfigurationError(f"PHR_REFRESH[{key!r}]", "it is unknown", f"use {', '.join(_KEYS)}")
         opens_store = block.get("store")
         opens_store = opens_store if callable(opens_store) else None
-        texts = [key for key in _FROM_ENV if block.get(key) and block[key] is not opens_store]
-        given = dict(environ) | {_FROM_ENV[key]: str(block[key]) for key in texts}
+        texts = [key for key in VARIABLES if block.get(key) and block[key] is not opens_store]
+        given = dict(environ) | {VARIABLES[key]: str(block[key]) for key in texts}
         places = block.get("places")
         if places is not None and (type(places) is not int or places < 0):
             raise _wrong("places", "it is no whole number", "give 0 or more")

@@ -24,7 +24,7 @@ from ..assembly import Settings
 from ..directory import Directory
 from ..drawing import diagrams
 from ..synchronous import PhrRefresh
-from .demo import Demo, DemoOptions
+from .demo import Demo
 from .demo_view import report, watcher
 from .doctor import doctor
 from .history import check_history
@@ -228,14 +228,9 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
 
 
 def _how_to_use(server: Any, dialect: Any) -> str:
-    settings = {
-        "PHR_REFRESH_MHV_URL": server.url,
-        "PHR_REFRESH_FHIR_URL": f"{server.url}/fhir",
-        "PHR_REFRESH_APP_TOKEN": server.app_token,
-        "PHR_REFRESH_AUTHORIZATION_KEY": server.authorization_key,
-        "PHR_REFRESH_DIALECT": dialect,
-    }
-    exports = "".join(f"  export {name}={value}\n" for name, value in settings.items())
+    names = ("MHV_URL", "FHIR_URL", "APP_TOKEN", "AUTHORIZATION_KEY", "DIALECT")
+    values = (*server.settings.values(), dialect)
+    exports = "".join(f"  export PHR_REFRESH_{name}={value}\n" for name, value in zip(names, values, strict=True))
     return f"The simulator listens. To use it:\n{exports}Calls are counted at {server.url}/calls. Stop with Ctrl-C."
 
 
@@ -251,7 +246,7 @@ def demo(patients: int, tabs: int, store: str | None, as_json_: bool) -> int:
     """
     console = Console()
     with watcher(console, quiet=as_json_) as watch:
-        result = Demo(DemoOptions(patients=patients, tabs=tabs, store_url=store), watch).run()
+        result = Demo(watch, patients=patients, tabs=tabs, store_url=store).run()
     if as_json_:
         click.echo(json.dumps(result.as_json()))
     else:
