@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from phr_refresh.adapters.login_hooks.flask import FlaskHost, UserOf, flask_login_user
+from phr_refresh.adapters.login_hooks.hooks import deferred
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
 from phr_refresh.statemachine.outcomes import Receipt
 from phr_refresh.statemachine.patient import Patient
 
 from .cli.views import explanation_lines, sweep_lines
-from .hosting import Embedding, Service, tell_deferred
+from .hosting import Embedding, Service
 from .synchronous import PhrRefresh
 
 try:
@@ -83,13 +84,13 @@ class PhrRefreshFlask:
     def logged_in(self, user: object) -> Receipt | None:
         """The login hook, once the session says who it is: see `Hooks.logged_in`. Never raises, never waits long."""
         running = _running()
-        return tell_deferred(LogObserver(), "login", "closed") if running is None else running.host.logged_in(user)
+        return deferred("login", "closed", LogObserver()) if running is None else running.host.logged_in(user)
 
     def logged_out(self, user: object) -> None:
         """The logout hook: see `Hooks.logged_out`."""
         running = _running()
         if running is None:
-            tell_deferred(LogObserver(), "logout", "closed")
+            deferred("logout", "closed", LogObserver())
         else:
             running.host.logged_out(user)
 

@@ -5,7 +5,6 @@ A host gives the settings block (`Embedding`), who is logged in by its own sessi
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from phr_refresh.adapters.browser import (
     AsyncHost,
@@ -16,11 +15,7 @@ from phr_refresh.adapters.browser import (
     HttpResponse,
     HttpStream,
 )
-from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.hooks import AsyncHooks, FindPatient, Hooks
-from phr_refresh.adapters.ports import Observer
-from phr_refresh.statemachine.effects import Fact
-from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 
 from .embedding import Embedding, PatientOf
 from .synchronous import PhrRefresh
@@ -69,9 +64,3 @@ class Service:
         """Wait a few seconds for what goes on, and let go of everything."""
         self.hooks.close()
         self.refresher.close()
-
-
-def tell_deferred(observer: Observer, verb: Literal["login", "logout"], reason: str) -> Receipt:
-    """Tell that a hook did nothing, and why; the receipt of such a login."""
-    tell(observer, Fact(f"{verb}_deferred", details={"reason": reason}, is_warning=True))
-    return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from phr_refresh.adapters.login_hooks.hooks import deferred
 from phr_refresh.adapters.login_hooks.starlette import (
     IsLoggedIn,
     PatientOf,
@@ -28,7 +29,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from .asynchronous import AsyncPhrRefresh
-from .hosting import AsyncHooks, AsyncHost, Embedding, tell_deferred
+from .hosting import AsyncHooks, AsyncHost, Embedding
 
 __all__ = ["IsLoggedIn", "PatientOf", "PhrRefreshStarlette", "SameOriginOnly", "is_same_origin"]
 
@@ -98,13 +99,13 @@ class PhrRefreshStarlette:
     async def logged_in(self, request: Request) -> Receipt | None:
         """The login hook, once the session says who it is: see `Hooks.logged_in`. Never raises, never waits long."""
         if self._running is None:
-            return tell_deferred(self._embedding.settings.observer, "login", "closed")
+            return deferred("login", "closed", self._embedding.settings.observer)
         return await self._running.host.logged_in(request)
 
     async def logged_out(self, request: Request) -> None:
         """The logout hook, while the session still says who it is: see `Hooks.logged_out`."""
         if self._running is None:
-            tell_deferred(self._embedding.settings.observer, "logout", "closed")
+            deferred("logout", "closed", self._embedding.settings.observer)
         else:
             await self._running.host.logged_out(request)
 

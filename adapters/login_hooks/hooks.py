@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ...statemachine.effects import Fact
 from ...statemachine.errors import PhrRefreshError
-from ...statemachine.outcomes import Receipt
+from ...statemachine.outcomes import Receipt, ReceiptKind
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..ports import Observer
@@ -38,6 +38,7 @@ class AsyncLogsInAndOut(Protocol):
         """See `AsyncPhrRefresh.logout`."""
 
 
+Hook = Literal["login", "logout"]
 #: Gives the patient that a host's user is, None for a user who is none. What it raises stays in the hook.
 FindPatient = Callable[[], Patient | None]
 
@@ -56,7 +57,7 @@ class Hooks:
             patient = find()
             return None if patient is None else self._refresher.login(patient)
         except Exception as error:
-            _tell_failure(self._refresher.observer, "login", error)
+            tell_failure(self._refresher.observer, "login", error)
             return None
 
     def logged_out(self, find: FindPatient) -> None:
@@ -66,16 +67,16 @@ class Hooks:
             if patient is not None:
                 self._gate.call(lambda: self._log_out(patient), seconds=self._seconds)
         except GateTimeout:
-            tell(self._refresher.observer, Fact("logout_deferred", details={"reason": "over_budget"}, is_warning=True))
+            deferred("logout", "over_budget", self._refresher.observer)
         except Exception as error:
-            _tell_failure(self._refresher.observer, "logout", error)
+            tell_failure(self._refresher.observer, "logout", error)
 
     def _log_out(self, patient: Patient) -> None:
         try:
             self._refresher.logout(patient)
         except Exception as error:
             # Here, not in `logged_out`, which may have stopped to wait.
-            _tell_failure(self._refresher.observer, "logout", error)
+            tell_failure(self._refresher.observer, "logout", error)
 
     def close(self) -> None:
         """Wait a few seconds for logouts that still go on."""
@@ -96,7 +97,7 @@ class AsyncHooks:
             patient = find()
             return None if patient is None else await self._refresher.login(patient)
         except Exception as error:
-            _tell_failure(self._refresher.observer, "login", error)
+            tell_failure(self._refresher.observer, "login", error)
             return None
 
     async def logged_out(self, find: FindPatient) -> None:
@@ -104,7 +105,7 @@ class AsyncHooks:
         try:
             patient = find()
         except Exception as error:
-            _tell_failure(self._refresher.observer, "logout", error)
+            tell_failure(self._refresher.observer, "logout", error)
             return
         if patient is None:
             return
@@ -113,13 +114,13 @@ class AsyncHooks:
         task.add_done_callback(self._going_on.discard)
         await asyncio.wait({task}, timeout=self._seconds)
         if not task.done():
-            tell(self._refresher.observer, Fact("logout_deferred", details={"reason": "over_budget"}, is_warning=True))
+            deferred("logout", "over_budget", self._refresher.observer)
 
     async def _log_out(self, patient: Patient) -> None:
         try:
             await self._refresher.logout(patient)
         except Exception as error:
-            _tell_failure(self._refresher.observer, "logout", error)
+            tell_failure(self._refresher.observer, "logout", error)
 
     async def close(self) -> None:
         """Wait a few seconds for logouts that still go on."""
@@ -127,7 +128,14 @@ class AsyncHooks:
             await asyncio.wait(self._going_on, timeout=5)
 
 
-def _tell_failure(observer: Observer, hook: str, error: Exception) -> None:
+def deferred(hook: Hook, reason: str, observer: Observer) -> Receipt:
+    """Tell that a hook did not do its work, and why; the receipt of such a login."""
+    tell(observer, Fact(f"{hook}_deferred", details={"reason": reason}, is_warning=True))
+    return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+
+
+def tell_failure(observer: Observer, hook: Hook, error: Exception) -> None:
+    """Tell that a hook of the host's own code, or of ours, has raised `error`."""
     details = {"hook": hook, "error": told_of(error)}
     tell(observer, Fact("hook_failed", details=details, is_warning=True))
 

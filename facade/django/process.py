@@ -3,25 +3,21 @@
 import atexit
 import threading
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from django.db import close_old_connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savepoints
-from phr_refresh.adapters.login_hooks.hooks import told_of
+from phr_refresh.adapters.login_hooks.hooks import Hook, deferred, tell_failure
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.per_process import PerProcess
 from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
-from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.patient import Patient
 
 from ..embedding import read_patient_of, read_policy
-from ..hosting import Embedding, FindPatient, PatientOf, Service, tell_deferred
+from ..hosting import Embedding, FindPatient, PatientOf, Service
 from .settings import settings_block
-
-Verb = Literal["login", "logout"]
 
 
 def _open() -> Service:
@@ -58,7 +54,7 @@ class Process:
         """To be called when `user` logs out. The same holds."""
         self._hook("logout", user)
 
-    def _hook(self, verb: Verb, user: Any) -> None:
+    def _hook(self, verb: Hook, user: Any) -> None:
         try:
             opened = self._opened.made
             if opened is None:
@@ -66,10 +62,9 @@ class Process:
             else:
                 _call(opened, verb, lambda: opened.embedding.patient_of(user))
         except Exception as error:
-            details = {"hook": verb, "error": told_of(error)}
-            tell(LogObserver(), Fact("hook_failed", details=details, is_warning=True))
+            tell_failure(LogObserver(), verb, error)
 
-    def _first(self, verb: Verb, user: Any) -> None:
+    def _first(self, verb: Hook, user: Any) -> None:
         """A hook before anything is open: modules are imported and secrets read, which can take longer than a login."""
         block = settings_block()
         # In this thread: the host's connections to its database belong to it.
@@ -94,7 +89,7 @@ class Process:
             self._gate.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
         except GateTimeout:
             if turn.acquire(blocking=False):
-                tell_deferred(LogObserver(), verb, "over_budget")
+                deferred(verb, "over_budget", LogObserver())
 
     # The endpoints.
 
@@ -123,7 +118,7 @@ def _with_savepoints(patient_of: PatientOf) -> PatientOf:
     return find
 
 
-def _call(opened: Service, verb: Verb, find: FindPatient) -> None:
+def _call(opened: Service, verb: Hook, find: FindPatient) -> None:
     if verb == "login":
         opened.hooks.logged_in(find)
     else:

@@ -13,7 +13,7 @@ from phr_refresh import PhrRefresh, PhrRefreshError, StoreUnavailable
 from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
-from phr_refresh.drawing.rehearsal import Rehearsal
+from phr_refresh.drawing.diagrams import Rehearsal
 from phr_refresh.drawing.trace import Recorder, sequence_diagram
 from phr_refresh.statemachine.draft import Draft, Flow
 from phr_refresh.statemachine.effects import (
