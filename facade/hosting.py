@@ -1,7 +1,9 @@
 """What an adapter for a host is made of: see docs/write-your-own-host.md.
 
 A host gives the settings block (`Embedding`), who is logged in by its own session, a route for `Host`, and a call of
-`Hooks` at each login and logout. `Service` is all of these, opened together for one process.
+`Hooks` at each login and logout. `Service` is all of these, opened together for one process with threads.
+
+Without a settings block a program makes its own `PhrRefresh`: observers, the seal and workers for it are here, too.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,11 @@ from phr_refresh.adapters.browser import (
     HttpStream,
 )
 from phr_refresh.adapters.login_hooks.hooks import AsyncHooks, FindPatient, Hooks
+from phr_refresh.adapters.logs import LogObserver, Observers
+from phr_refresh.adapters.metrics import observer_named
+from phr_refresh.adapters.session_creation.seal import FernetSeal
+from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.adapters.workers.threads import ThreadWorker
 
 from .embedding import Embedding, PatientOf
 from .synchronous import PhrRefresh
@@ -26,14 +33,20 @@ __all__ = [
     "AsyncHttpStream",
     "Contract",
     "Embedding",
+    "FernetSeal",
     "FindPatient",
     "Hooks",
     "Host",
     "HttpRequest",
     "HttpResponse",
     "HttpStream",
+    "InlineWorker",
+    "LogObserver",
+    "Observers",
     "PatientOf",
     "Service",
+    "ThreadWorker",
+    "observer_named",
 ]
 
 

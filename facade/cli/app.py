@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from phr_refresh.adapters.stores import open_store
+from phr_refresh.adapters.stores.redis_acl import acl_rule
 from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.errors import CallerError, MissingExtra, PhrRefreshError
 from phr_refresh.statemachine.outcomes import ReceiptKind, Status
@@ -251,6 +252,15 @@ def demo(patients: int, tabs: int, store: str | None, as_json_: bool) -> int:
     else:
         report(console, result)
     return 1 if result.broken else 0
+
+
+@cli.command("acl-rule")
+def acl() -> None:
+    """Print the ACL rule of a Redis user who may do the least, for the password whose hash it holds: a line of stdin.
+
+    Example: phr-refresh acl-rule < password-file >> users.acl
+    """
+    click.echo(acl_rule(password=sys.stdin.readline().rstrip("\r\n")))
 
 
 @cli.command("check-history")
