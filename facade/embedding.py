@@ -179,6 +179,8 @@ def read_policy(value: object) -> Policy:
     values: dict[str, Any] = {
         name: item if name in NO_DURATIONS else _duration(f"policy.{name}", item) for name, item in known.items()
     }
+    if isinstance(schedule := known.get("poll_schedule"), list | tuple):
+        values["poll_schedule"] = tuple(_duration("policy.poll_schedule", time) for time in schedule)
     return Policy(**values)
 
 

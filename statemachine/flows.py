@@ -22,7 +22,11 @@ from .effects import (
     KickOffAnswer,
     Loaded,
     NeverSent,
+    NotReady,
     Pause,
+    ReadRecords,
+    Records,
+    RecordsFailed,
     Refresh,
     Rejected,
     SessionToken,
@@ -133,6 +137,12 @@ class Flows:
                 if advance.loaded.record is not None and advance.loaded.record.state is State.SESSION_CREATED:
                     yield HandOver(Refresh(patient, logouts=_logouts(loaded)))
                 return advance.token
+
+    def records(self, patient: Patient, kind: str) -> Flow[Records | NotReady | RecordsFailed]:
+        """One kind of the patient's records, read with their session. Raises what `session` raises."""
+        token = yield from self.session(patient)
+        answer: Records | NotReady | RecordsFailed = yield ReadRecords(kind, token)
+        return answer
 
     def logout(self, key: UserKey) -> Flow[None]:
         """End the session and drop its token. The window stays: logging in again starts no second refresh."""

@@ -1,6 +1,5 @@
 """Durations and rules, in one frozen value."""
 
-from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -14,8 +13,9 @@ Instant = int
 #: The fields of `Policy` that are no durations.
 NO_DURATIONS: Final = (
     *("poll_growth", "retry_jitter", "retry_limit", "claim_replicas"),
-    "poll_schedule_ms",
+    "poll_schedule",
 )
+_MILLISECOND = timedelta(milliseconds=1)
 _TOO_MUCH = 1_000_000
 _LONGEST = timedelta(days=366)
 _SHORTEST_DECISION = timedelta(milliseconds=100)
@@ -27,7 +27,7 @@ def milliseconds(duration: timedelta) -> int:
     >>> milliseconds(timedelta(seconds=1.5))
     1500
     """
-    return duration // timedelta(milliseconds=1)
+    return duration // _MILLISECOND
 
 
 def as_datetime(instant: Instant) -> datetime:
@@ -64,9 +64,10 @@ class Policy:
     poll_growth: float = 0.05
     #: ... up to this.
     poll_interval_max: timedelta = timedelta(seconds=30)
-    #: When status calls come, in milliseconds since the claim; the intervals above hold after the last of them, and
-    #: their shortest and longest always. Learning sets it.
-    poll_schedule_ms: tuple[int, ...] = ()
+    #: When status calls come, counted from the claim; behind the last of them the intervals above hold, and their
+    #: shortest and longest always. The default fits the durations that were recorded of the real upstream (4.1 to 6.3
+    #: s): 1.4 calls per refresh at a mean lag of 0.44 s, where a call every second takes 5.3 at 0.54 s. (): none.
+    poll_schedule: tuple[timedelta, ...] = (timedelta(seconds=4.7),)
     #: How often a refresh that timed out is still asked about, when somebody reads its status.
     late_poll_interval: timedelta = timedelta(seconds=30)
 
@@ -122,13 +123,13 @@ class Policy:
             )
 
     def _check_polling(self) -> None:
-        times = self.poll_schedule_ms
-        whole = isinstance(times, tuple) and all(type(time) is int for time in times)
-        if not whole or not all(earlier < later for earlier, later in pairwise((0, *times))):
+        times = self.poll_schedule
+        fits = isinstance(times, tuple) and all(isinstance(time, timedelta) for time in times)
+        if not fits or not all(earlier < later for earlier, later in pairwise((timedelta(), *times))):
             raise ConfigurationError(
-                "Policy.poll_schedule_ms",
-                "it is not a tuple of rising whole numbers above 0",
-                "give the milliseconds from the claim until each status call, or ()",
+                "Policy.poll_schedule",
+                "it is not a tuple of rising timedeltas above 0",
+                "give the time from the claim until each status call, or ()",
             )
 
     @staticmethod
@@ -155,17 +156,14 @@ class Policy:
         A poll every second with each interval 5 % longer is, without counting polls, one second plus
         5 % of the time already spent. A schedule says otherwise, up to its last call.
 
-        >>> Policy().poll_interval_after(0), Policy().poll_interval_after(60_000)
-        (1000, 4000)
-        >>> [Policy(poll_schedule_ms=(4700, 5900)).poll_interval_after(running) for running in (0, 4700, 5000, 6000)]
-        [4700, 1200, 1000, 1300]
+        >>> [Policy().poll_interval_after(running) for running in (0, 4000, 4700, 60_000)]
+        [4700, 1000, 1235, 4000]
+        >>> Policy(poll_schedule=()).poll_interval_after(0)
+        1000
         """
         running, shortest = max(running, 0), milliseconds(self.poll_interval)
-        place = bisect_right(self.poll_schedule_ms, running)
-        if place < len(self.poll_schedule_ms):
-            wanted = max(self.poll_schedule_ms[place] - running, shortest)
-        else:
-            wanted = shortest + int(running * self.poll_growth)
+        ahead = next((at for time in self.poll_schedule if (at := milliseconds(time)) > running), None)
+        wanted = max(ahead - running, shortest) if ahead is not None else shortest + int(running * self.poll_growth)
         return min(wanted, max(milliseconds(self.poll_interval_max), shortest))
 
     def backoff_after(self, failures: int) -> int:

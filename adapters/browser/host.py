@@ -9,7 +9,7 @@ from ...statemachine.outcomes import Receipt, Status
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..ports import Observer, RecordsAnswer
-from ..workers.time_limit import GateTimeout, LoginGate
+from ..workers.time_limit import TimeLimit, TimeLimitExceeded
 from .bodies import is_due
 from .contract import Contract, Handling
 from .messages import HttpRequest, HttpResponse, HttpStream
@@ -57,7 +57,7 @@ class Host:
         self._refresher = refresher
         self._contract = contract or Contract()
         self._places = threading.BoundedSemaphore(PLACES if places is None else places)
-        self._asking = LoginGate(threads=_ASKING_THREADS, queue_limit=0)
+        self._asking = TimeLimit(threads=_ASKING_THREADS, queue_limit=0)
         self._sleep = sleep
         self._monotonic = monotonic
 
@@ -119,7 +119,7 @@ class Host:
             return status
         try:
             return self._asking.call(lambda: self._refresher.status(patient), seconds=within)
-        except GateTimeout:
+        except TimeLimitExceeded:
             return self._refresher.status(patient.user_id)
 
 

@@ -11,7 +11,7 @@ from ...statemachine.patient import Patient
 from ..driver import tell
 from ..ports import Observer
 from ..redaction import error_types, safe_error
-from ..workers.time_limit import GateTimeout, LoginGate
+from ..workers.time_limit import TimeLimit, TimeLimitExceeded
 
 
 class LogsInAndOut(Protocol):
@@ -49,7 +49,7 @@ class Hooks:
     def __init__(self, refresher: LogsInAndOut, *, seconds: float) -> None:
         self._refresher = refresher
         self._seconds = seconds
-        self._gate = LoginGate(threads=2)
+        self._gate = TimeLimit(threads=2)
 
     def logged_in(self, find: FindPatient) -> Receipt | None:
         """Have the patient's records refreshed. None for a user who is no patient, and where `find` raises."""
@@ -66,7 +66,7 @@ class Hooks:
             patient = find()
             if patient is not None:
                 self._gate.call(lambda: self._log_out(patient), seconds=self._seconds)
-        except GateTimeout:
+        except TimeLimitExceeded:
             deferred("logout", "over_budget", self._refresher.observer)
         except Exception as error:
             tell_failure(self._refresher.observer, "logout", error)

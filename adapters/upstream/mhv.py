@@ -1,16 +1,7 @@
 """The upstream as one object: session creation and status polling over one pool of connections."""
 
-from ...statemachine.effects import (
-    AskStatus,
-    CouldNotAsk,
-    KickOffAnswer,
-    SessionFailed,
-    SessionOpened,
-    SessionToken,
-    StatusReport,
-)
-from ...statemachine.patient import Patient
-from ..ports import Observer, RecordsAnswer
+from ...statemachine.effects import AskStatus, OpenSession, ReadRecords, StartRefresh
+from ..ports import Observer, UpstreamAnswer, UpstreamRequest
 from ..redaction import guard_loggers
 from ..session_creation.mhv import MhvSessions
 from ..status_polling.phrmgr import PhrManager
@@ -45,21 +36,17 @@ class MhvClient:
         self.longest_call = self._http.longest_call
         self.kinds = tuple(settings.records) if settings.fhir_url else ()
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `MhvSessions.open_session`."""
-        return self._sessions.open_session(patient)
-
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `PhrManager.start_refresh`."""
-        return self._phr_manager.start_refresh(patient)
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `PhrManager.ask_status`."""
-        return self._phr_manager.ask_status(question)
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `FhirClient.read`. Raises `ConfigurationError` without a `fhir_url`."""
-        return self._fhir.read(kind, token)
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`. Reading records raises `ConfigurationError` without a `fhir_url`."""
+        match request:
+            case OpenSession(patient):
+                return self._sessions.open_session(patient)
+            case StartRefresh(patient):
+                return self._phr_manager.start_refresh(patient)
+            case AskStatus():
+                return self._phr_manager.ask_status(request)
+            case ReadRecords(kind, token):
+                return self._fhir.read(kind, token)
 
     def close(self) -> None:
         """Close idle connections."""

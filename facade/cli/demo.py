@@ -15,6 +15,7 @@ from typing import Any
 
 from phr_refresh.adapters.ports import Records
 from phr_refresh.adapters.stores import open_store
+from phr_refresh.statemachine.effects import ReadRecords
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind, Status
 from phr_refresh.statemachine.patient import Patient
@@ -172,7 +173,7 @@ class Demo:
         first = visit is self._visits[0]
         if visit.patient.is_member:
             token = phr.session(visit.patient)
-            answer = upstream.read_records("vitals", token)
+            answer = upstream.call(ReadRecords("vitals", token))
             visit.vitals = answer if isinstance(answer, Records) else None
             if first:
                 self._recorder.note("Login->>FHIR: GET Observation, category vital-signs, with the token")

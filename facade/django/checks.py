@@ -32,6 +32,7 @@ from phr_refresh.adapters.redaction import safe_error
 from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.stores.urls import scheme_of, sqlite_path
+from phr_refresh.statemachine.effects import Load
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra, StoreError
 from phr_refresh.statemachine.patient import Patient, key_of
 
@@ -133,7 +134,7 @@ def _store_warnings(url: str) -> Iterator[CheckMessage]:
         return
     try:
         with closing(open_store(url)) as store:
-            store.load(key_of("phr_refresh.check"))
+            store.call(Load(key_of("phr_refresh.check")))
     except StoreError as error:
         message, hint = _split(error)
         yield _warning("W001", message, hint)

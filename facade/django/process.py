@@ -12,7 +12,7 @@ from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savep
 from phr_refresh.adapters.login_hooks.hooks import Hook, deferred, tell_failure
 from phr_refresh.adapters.logs import LogObserver
 from phr_refresh.adapters.per_process import PerProcess
-from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
+from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
 from phr_refresh.statemachine.patient import Patient
 
 from ..embedding import read_patient_of, read_policy
@@ -30,7 +30,7 @@ class Process:
 
     def __init__(self) -> None:
         self._opened = PerProcess(_open)
-        self._gate = LoginGate(threads=2)
+        self._time_limit = TimeLimit(threads=2)
         # It keeps this object for ever: there is one per process.
         atexit.register(self.close)
 
@@ -86,8 +86,8 @@ class Process:
                 opened.refresher.logout(patient)
 
         try:
-            self._gate.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
-        except GateTimeout:
+            self._time_limit.call(work, seconds=read_policy(block.get("policy")).login_budget.total_seconds())
+        except TimeLimitExceeded:
             if turn.acquire(blocking=False):
                 deferred(verb, "over_budget", LogObserver())
 

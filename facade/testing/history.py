@@ -11,15 +11,16 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from phr_refresh.adapters.ports import AsyncStore, Change, Row, Store, Written
+from phr_refresh.adapters.ports import AsyncStore, Change, ChangeAll, Row, Store, StoreRequest, Written
 from phr_refresh.statemachine.codec import decode
+from phr_refresh.statemachine.effects import Load, LoadAll
 from phr_refresh.statemachine.errors import ConfigurationError, StoreError
 from phr_refresh.statemachine.patient import UserKey
 from phr_refresh.statemachine.record import State
@@ -76,25 +77,19 @@ class RecordedStore:
         self._clock = clock
         self._announces = announces
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Any:
-        """See `Store.load`."""
-        return self._noted([_read(key)], partial(self._store.load, key, with_token=with_token), lambda row: (row,))
-
-    def write(self, change: Change) -> Any:
-        """See `Store.write`."""
-        return self._noted([_written(change)], partial(self._store.write, change), lambda answer: (answer,))
-
-    def load_all(self, keys: Sequence[UserKey]) -> Any:
-        """See `Store.load_all`. Each row is noted as a load."""
-        return self._noted([_read(key) for key in keys], partial(self._store.load_all, keys), tuple)
-
-    def write_all(self, changes: Sequence[Change]) -> Any:
-        """See `Store.write_all`. Each change is noted as a write."""
-        return self._noted([_written(change) for change in changes], partial(self._store.write_all, changes), tuple)
-
-    def due(self, limit: int) -> Sequence[UserKey] | Awaitable[Sequence[UserKey]]:
-        """See `Store.due`. Not noted: it promises nothing about any one patient."""
-        return self._store.due(limit)
+    def call(self, request: StoreRequest) -> Any:
+        """See `Store.call`. Of several patients each is noted for itself; of `ListDue` nothing: it promises nothing."""
+        call = partial(self._store.call, request)
+        match request:
+            case Load(key):
+                return self._noted([_read(key)], call, lambda row: (row,))
+            case Change():
+                return self._noted([_written(request)], call, lambda reply: (reply,))
+            case LoadAll(keys):
+                return self._noted([_read(key) for key in keys], call, tuple)
+            case ChangeAll(changes):
+                return self._noted([_written(change) for change in changes], call, tuple)
+        return call()
 
     def close(self) -> Any:
         """See `Store.close`."""

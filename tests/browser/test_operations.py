@@ -24,7 +24,7 @@ SOURCES = [path for folder in FOLDERS for path in folder.rglob("*.py") if "simul
 #: Names that are put together when they are told, or given.
 DEFERRED = {"login_deferred", "logout_deferred"}
 PUT_TOGETHER = {
-    "f'{verb}_deferred'": DEFERRED,
+    "f'{hook}_deferred'": DEFERRED,
     "fact": DEFERRED,
 }
 #: What an outcome that is no success is made of, and what a store raises.

@@ -18,6 +18,7 @@ from phr_refresh import Policy, State, SweepReport, open_store
 from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.cli.sweep import _sweep_on, seconds_in
 from phr_refresh.cli.views import sweep_lines
+from phr_refresh.statemachine.effects import ListDue
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.synchronous import PhrRefresh
 from support.fakes import ScriptedUpstream, Silent
@@ -180,7 +181,7 @@ def test_two_sweepers_share_the_work(start_sweeper: Callable[[str], Sweeper], tm
     overdue(url, ADA, BOB)
     sweepers = [start_sweeper(url) for _ in range(2)]
     with closing(open_store(url)) as store:
-        while store.due(10):
+        while store.call(ListDue(10)):
             pass
     for sweeper in sweepers:
         sweeper.terminate()

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +11,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 from conftest import Server
+from support.values import replace
 
 from benchmarks import command
 from benchmarks.__main__ import bench

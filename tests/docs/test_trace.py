@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +39,7 @@ from phr_refresh.statemachine.record import ExtractProgress, ExtractState, Refre
 from support.fakes import ScriptedUpstream, Silent
 from support.samples import ADA, BOB, GUEST, HOUR, NOON, RUNNING, UNHURRIED, refreshing, token_until
 from support.stepping import World
+from support.values import replace
 
 
 def drawn(
@@ -169,8 +169,10 @@ def test_a_store_that_fails_is_drawn() -> None:
     """What the store did not answer is "unavailable", and the run goes on to tell it."""
 
     class Down(MemoryStore):
-        def write(self, change: Change) -> Any:
-            raise StoreUnavailable("of the records", "refused")
+        def call(self, request: Any) -> Any:
+            if isinstance(request, Change):
+                raise StoreUnavailable("of the records", "refused")
+            return super().call(request)
 
     def visit(phr: PhrRefresh) -> None:
         with pytest.raises(PhrRefreshError):
@@ -186,15 +188,12 @@ def test_a_conflict_is_drawn() -> None:
     class Raced(MemoryStore):
         raced = False
 
-        def write(self, change: Change) -> Any:
-            if not self.raced:
+        def call(self, request: Any) -> Any:
+            if isinstance(request, Change) and not self.raced:
                 self.raced = True
                 with closing(PhrRefresh(store=store, upstream=ScriptedUpstream(), observer=Silent())) as other:
                     other.refresh(ADA)
-            return store.write(change)
-
-        def load(self, key: str, *, with_token: bool = False) -> Any:
-            return store.load(key, with_token=with_token)
+            return store.call(request)
 
     store.close = lambda: None  # both share it
     found = drawn(lambda phr: phr.logout(ADA), store=Raced())

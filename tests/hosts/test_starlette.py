@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp
 from support.asgi import PATIENCE_SECONDS, served
 from support.fakes import ScriptedUpstream
 from support.samples import ADA, GUEST, UNHURRIED
+from support.values import replace
 
 PEOPLE = {"ada": ADA, "guest": GUEST}
 POLICY = replace(UNHURRIED, poll_interval=timedelta(milliseconds=50))

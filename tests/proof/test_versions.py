@@ -19,7 +19,7 @@ from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.codec import decode
-from phr_refresh.statemachine.effects import UPSTREAM_OVERLOADED, SessionFailed
+from phr_refresh.statemachine.effects import UPSTREAM_OVERLOADED, ListDue, Load, SessionFailed
 from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.record import RefreshRecord
 from support.fakes import ScriptedUpstream, Silent
@@ -157,7 +157,7 @@ def test_both_sweep(start: Start, url: str) -> None:
     for number in range(20):
         (old, new)[number % 2].ask("refresh", f"user-{number}")
     with closing(open_store(url)) as store:
-        while len(store.due(100)) < 20:
+        while len(store.call(ListDue(100))) < 20:
             pass
     for build in (old, new):
         build.begin("sweep", "12")
@@ -202,9 +202,9 @@ def test_a_different_definition_is_neither_a_crash_nor_a_reset(start: Start, url
     old, new = start()
     begun = old.ask("refresh", "user-3")
     with closing(open_store(url)) as store:
-        row = store.load(key_of("user-3"))
+        row = store.call(Load(key_of("user-3")))
         value = row.value.replace(stored(url, "user-3").fingerprint.encode(), b"0ther000")
-        store.write(
+        store.call(
             Change(
                 key=key_of("user-3"),
                 value=value,
@@ -226,4 +226,4 @@ def test_a_different_definition_is_neither_a_crash_nor_a_reset(start: Start, url
 def stored(url: str, user: str) -> RefreshRecord:
     """The record that lies in the store."""
     with closing(open_store(url)) as store:
-        return decode(store.load(key_of(user)).value)
+        return decode(store.call(Load(key_of(user))).value)

@@ -62,7 +62,9 @@ class TellingUpstream(ScriptedUpstream):
     seconds: Callable[[], float] = lambda: 0.0
     before_answer: Callable[[], object] = lambda: None
 
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
+    def call(self, request: Any) -> Any:
+        if not isinstance(request, AskStatus):
+            return super().call(request)
         self.calls.append("ask_status")
         self.before_answer()
         return [self.tells, *(report for at, report in self.story if at <= self.seconds())][-1]
