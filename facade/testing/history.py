@@ -11,9 +11,8 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +30,6 @@ Line = Mapping[str, Any]
 
 
 # Recording.
-
-#: Whose call it is, and what of its line is known before it is made.
-_Begin = tuple[UserKey, dict[str, Any]]
 
 
 class HistoryFile:
@@ -79,71 +75,69 @@ class RecordedStore:
 
     def call(self, request: StoreRequest) -> Any:
         """See `Store.call`. Of several patients each is noted for itself; of `ListDue` nothing: it promises nothing."""
-        call = partial(self._store.call, request)
-        match request:
-            case Load(key):
-                return self._noted([_read(key)], call, lambda row: (row,))
-            case Change():
-                return self._noted([_written(request)], call, lambda reply: (reply,))
-            case LoadAll(keys):
-                return self._noted([_read(key) for key in keys], call, tuple)
-            case ChangeAll(changes):
-                return self._noted([_written(change) for change in changes], call, tuple)
-        return call()
-
-    def close(self) -> Any:
-        """See `Store.close`."""
-        return self._store.close()
-
-    def _noted(self, calls: list[_Begin], call: Callable[[], Any], answers: Callable[[Any], tuple[Any, ...]]) -> Any:
-        lines = [self._begun(key, line) for key, line in calls]
+        lines = [self._begun(key, line) for key, line in _begins(request)]
         if not any(lines):
-            return call()
+            return self._store.call(request)
         if self._announces:
             for line in lines:
                 if line is not None and line["op"] == "write":
                     self._note(line | {"ended": line["began"], "outcome": "begun"})
         try:
-            answer = call()
+            answer = self._store.call(request)
         except StoreError:
             self._end(lines, None)
             raise
         if inspect.isawaitable(answer):
-            return self._noted_later(lines, answer, answers)
-        self._end(lines, answers(answer))
+            return self._ended_later(lines, answer)
+        self._end(lines, answer)
         return answer
 
-    async def _noted_later(
-        self, lines: list[dict[str, Any] | None], coming: Awaitable[Any], answers: Callable[[Any], tuple[Any, ...]]
-    ) -> Any:
+    def close(self) -> Any:
+        """See `Store.close`."""
+        return self._store.close()
+
+    def _begun(self, key: UserKey, line: Line) -> dict[str, Any] | None:
+        """The beginning of a line; None for a patient who is not among those noted."""
+        pseudonym = blake2b(key.encode(), digest_size=6, key=self._key)
+        if int.from_bytes(pseudonym.digest()) >= self._most:
+            return None
+        begun = {"v": SCHEMA, "patient": pseudonym.hexdigest(), "process": os.getpid(), "began": self._clock()}
+        return {**begun, **line}
+
+    async def _ended_later(self, lines: list[dict[str, Any] | None], coming: Awaitable[Any]) -> Any:
         try:
             answer = await coming
         except BaseException:
             # Cancelled, or failed: nobody knows whether it took effect.
             self._end(lines, None)
             raise
-        self._end(lines, answers(answer))
+        self._end(lines, answer)
         return answer
 
-    def _begun(self, key: UserKey, line: dict[str, Any]) -> dict[str, Any] | None:
-        """The beginning of a line; None for a patient who is not among those noted."""
-        pseudonym = blake2b(key.encode(), digest_size=6, key=self._key)
-        if int.from_bytes(pseudonym.digest()) >= self._most:
-            return None
-        return {"v": SCHEMA, "patient": pseudonym.hexdigest(), "process": os.getpid(), "began": self._clock()} | line
-
-    def _end(self, lines: list[dict[str, Any] | None], answers: tuple[Any, ...] | None) -> None:
+    def _end(self, lines: list[dict[str, Any] | None], answer: Any) -> None:
+        """Note what came of a call. `answer` None: nobody knows."""
         ended = self._clock()
-        for line, answer in zip(lines, answers or (None,) * len(lines), strict=True):
+        answers = answer if isinstance(answer, Sequence) else (answer,) * len(lines)
+        for line, one in zip(lines, answers, strict=True):
             if line is not None:
-                self._note(line | {"ended": ended} | _outcome(line, answer))
+                self._note(line | {"ended": ended} | _outcome(line, one))
 
 
-def _read(key: UserKey) -> _Begin:
-    return key, {"op": "load"}
+def _begins(request: StoreRequest) -> list[tuple[UserKey, Line]]:
+    """Whose calls a request is, and what of their lines is known before it is made."""
+    match request:
+        case Load(key):
+            return [(key, {"op": "load"})]
+        case LoadAll(keys):
+            return [(key, {"op": "load"}) for key in keys]
+        case Change():
+            return [_write(request)]
+        case ChangeAll(changes):
+            return [_write(change) for change in changes]
+    return []
 
 
-def _written(change: Change) -> _Begin:
+def _write(change: Change) -> tuple[UserKey, Line]:
     record = decode(change.value)
     essence = {
         "state": record.state.value,
