@@ -167,11 +167,11 @@ class Settings:
 
     def upstream(self, environ: Mapping[str, str] | None = None) -> Upstream:
         """The real upstream by `MhvSettings.from_env`, behind its guard."""
-        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream
         from phr_refresh.adapters.upstream.settings import MhvSettings
 
         mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
-        return guarded(MhvUpstream(mhv), self.observer)
+        return MhvUpstream(mhv, observer=self.observer)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":

@@ -30,6 +30,7 @@ from ...statemachine.effects import (
 )
 from ..logs import tell
 from ..ports import Observer, TakesSteps, Upstream, UpstreamAnswer, UpstreamRequest
+from ..upstream.guard import GuardedUpstream
 
 _CALLS = {
     OpenSession: "open_session",
@@ -40,9 +41,14 @@ _CALLS = {
 
 
 class MeasuredUpstream:
-    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time."""
+    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time.
+
+    A guard that has no observer of its own tells this one.
+    """
 
     def __init__(self, upstream: Upstream, observer: Observer) -> None:
+        if isinstance(upstream, GuardedUpstream) and upstream.observer is None:
+            upstream.observer = observer
         self._upstream = upstream
         self._observer = observer
         self.longest_call = upstream.longest_call

@@ -148,6 +148,26 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert "transitions" in found
 
 
+#: What users import beside the package, and what comes with it.
+DOORS = {
+    "phr_refresh.simulator": "transitions",
+    "phr_refresh.hosting": "transitions",
+    "phr_refresh.testing": "transitions",
+    "phr_refresh.mhv": "requests, jwt",
+    "phr_refresh.django": "django",
+    "phr_refresh.flask": "flask",
+    "phr_refresh.starlette": "starlette.requests, starlette.routing",
+    "phr_refresh.celery": "celery.app, celery.signals, kombu.pools",
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_brings_nothing_heavy_but_its_own(door: str) -> None:
+    """Its host's framework, or its client; neither the store's client nor another host's framework."""
+    dragged_in = imported_by(f"import structlog, {DOORS[door]}")
+    assert set() == (imported_by(f"import {door}") - dragged_in) & set(HEAVY)
+
+
 def test_what_the_package_exports_is_there() -> None:
     """Each name of `__all__` exists, once, in order."""
     assert sorted(set(phr_refresh.__all__)) == phr_refresh.__all__

@@ -102,6 +102,8 @@ def settings(fronts: Fronts, case: UpstreamCase, certificates: Certificates) -> 
         verify=certificates.bundle,
         connect_timeout=timedelta(seconds=5),
         read_timeout=timedelta(seconds=LATEST_SECONDS if case.hurried else 10),
+        # Some faults are brought about in more ways than the guard would let through.
+        guard_failures=1000,
     )
 
 
