@@ -49,7 +49,7 @@ from ..statemachine.effects import (
 )
 from ..statemachine.errors import RecordUnreadable, StoreError, StoreUnavailable
 from ..statemachine.patient import UserKey
-from ..statemachine.policy import Instant, Policy, milliseconds
+from ..statemachine.policy import Instant, Policy
 from .logs import tell as tell
 from .ports import AsyncStore, Change, ChangeAll, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
@@ -167,14 +167,14 @@ class Performer:
             value=encode(effect.record),
             expected_version=effect.expected_version,
             decided_at=effect.decided_at,
-            max_age=milliseconds(policy.decision_age),
+            max_age=policy.ms.decision_age,
             due_at=effect.due_at,
             keep_until=effect.keep_until,
             token_change=effect.token_change,
             token=None if token is None else self._sealed(effect.key, token),
             token_expires_at=0 if token is None else token.expires_at,
             replicas=policy.claim_replicas if effect.is_claim else 0,
-            replicas_wait=milliseconds(policy.claim_replicas_wait) if effect.is_claim else 0,
+            replicas_wait=policy.ms.claim_replicas_wait if effect.is_claim else 0,
         )
 
     def _sealed(self, key: UserKey, token: SessionToken) -> bytes:

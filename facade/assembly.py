@@ -48,12 +48,14 @@ class Face(Generic[S, W]):
         self._worker: W = worker
         self._hands_over_at_once = isinstance(worker, NeverWaits) and worker.never_waits
         self.observer = observer or LogObserver()
-        self._upstream = MeasuredUpstream(upstream, self.observer)
-        self._measured_worker = MeasuredWorker(worker, self.observer)
+        # Logs leave measurements out: then none are made.
+        self._measures = not isinstance(self.observer, LogObserver)
+        self._upstream = MeasuredUpstream(upstream, self.observer) if self._measures else upstream
+        self._measured_worker = MeasuredWorker(worker, self.observer) if self._measures else None
         self._ports = Ports(
             store=store,
             upstream=self._upstream,
-            worker=self._measured_worker,
+            worker=self._measured_worker or worker,
             seal=seal or PlainSeal(),
             observer=self.observer,
             policy=self._policy,
@@ -74,16 +76,17 @@ class Face(Generic[S, W]):
 
     def _answered(self, receipt: Receipt, began: float) -> Receipt:
         """`receipt`, told with the time that the login hook took."""
-        seconds = time.perf_counter() - began
-        details = {"kind": receipt.kind.value, "login_seconds": seconds}
-        tell(self.observer, Fact("login_answered", details=details, is_measurement=True))
+        if self._measures:
+            details = {"kind": receipt.kind.value, "login_seconds": time.perf_counter() - began}
+            tell(self.observer, Fact("login_answered", details=details, is_measurement=True))
         return receipt
 
     def _ran(self, step: Step, began: float, error: Exception | None) -> None:
         """Take note of a step that was run."""
         if error is not None:
             self._tell("step_failed", is_warning=True, step=type(step).__name__, error=safe_error(error))
-        self._measured_worker.ran(step, time.perf_counter() - began)
+        if self._measured_worker is not None:
+            self._measured_worker.ran(step, time.perf_counter() - began)
 
     def _tell_dropped(self, dropped: int) -> None:
         if dropped:

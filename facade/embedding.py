@@ -185,7 +185,7 @@ def read_policy(value: object) -> Policy:
 
 
 def _known(key: str, given: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    names = [item.name for item in fields(kind)]
+    names = [item.name for item in fields(kind) if item.init]
     for name in given:
         if name not in names:
             raise _wrong(f"{key}.{name}", "it is unknown", f"use {', '.join(names)}")

@@ -16,6 +16,7 @@ from phr_refresh.adapters.browser import (
     HttpRequest,
     HttpResponse,
     HttpStream,
+    is_public,
 )
 from phr_refresh.adapters.login_hooks.hooks import AsyncHooks, FindPatient, Hooks
 from phr_refresh.adapters.logs import LogObserver, Observers
@@ -46,6 +47,7 @@ __all__ = [
     "PatientOf",
     "Service",
     "ThreadWorker",
+    "is_public",
     "observer_named",
 ]
 

@@ -83,7 +83,6 @@ class PhrRefreshStarlette:
                 patient_of=self._embedding.patient_of,
                 is_logged_in=self._is_logged_in,
                 trusted_origins=self._trusted_origins,
-                seconds=seconds,
             )
             self._running = _Running(refresher, host)
             try:

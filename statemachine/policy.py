@@ -1,19 +1,20 @@
 """Durations and rules, in one frozen value."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 from zlib import crc32
 
 from .errors import ConfigurationError
+from .values import Value
 
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
 #: The fields of `Policy` that are no durations.
 NO_DURATIONS: Final = (
     *("poll_growth", "retry_jitter", "retry_limit", "claim_replicas"),
-    "poll_schedule",
+    *("poll_schedule", "ms"),
 )
 _MILLISECOND = timedelta(milliseconds=1)
 _TOO_MUCH = 1_000_000
@@ -37,6 +38,25 @@ def as_datetime(instant: Instant) -> datetime:
     '1970-01-01T00:00:01.500000+00:00'
     """
     return datetime.fromtimestamp(instant / 1000, UTC)
+
+
+class Milliseconds(Value, frozen=True):
+    """The durations of a policy in whole milliseconds, computed once."""
+
+    refresh_window: int = 0
+    unanswered_margin: int = 0
+    refresh_deadline: int = 0
+    poll_interval: int = 0
+    poll_interval_max: int = 0
+    late_poll_interval: int = 0
+    session_claim: int = 0
+    session_wait_interval: int = 0
+    session_wait: int = 0
+    retry_backoff: int = 0
+    retry_backoff_max: int = 0
+    claim_replicas_wait: int = 0
+    decision_age: int = 0
+    retention: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +120,14 @@ class Policy:
     #: A record is kept this long after its window and its session have ended; then the store forgets the patient.
     retention: timedelta = timedelta(hours=24)
 
+    ms: Milliseconds = field(default=Milliseconds(), init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name not in NO_DURATIONS:
-                self._check_positive(name, value)
+        durations = {name: value for name, value in asdict(self).items() if name not in NO_DURATIONS}
+        for name, value in durations.items():
+            self._check_positive(name, value)
+        durations.pop("login_budget")
+        object.__setattr__(self, "ms", Milliseconds(**{name: milliseconds(value) for name, value in durations.items()}))
         self._check_number("poll_growth", self.poll_growth, (int, float))
         self._check_number("retry_jitter", self.retry_jitter, (int, float))
         self._check_number("retry_limit", self.retry_limit, (int,))
@@ -161,10 +185,10 @@ class Policy:
         >>> Policy(poll_schedule=()).poll_interval_after(0)
         1000
         """
-        running, shortest = max(running, 0), milliseconds(self.poll_interval)
+        running, shortest = max(running, 0), self.ms.poll_interval
         ahead = next((at for time in self.poll_schedule if (at := milliseconds(time)) > running), None)
         wanted = max(ahead - running, shortest) if ahead is not None else shortest + int(running * self.poll_growth)
-        return min(wanted, max(milliseconds(self.poll_interval_max), shortest))
+        return min(wanted, max(self.ms.poll_interval_max, shortest))
 
     def backoff_after(self, failures: int) -> int:
         """Milliseconds to wait after `failures` failures in a row (at least one).
@@ -172,7 +196,7 @@ class Policy:
         >>> [Policy().backoff_after(n) for n in (1, 2, 3, 20)]
         [2000, 4000, 8000, 300000]
         """
-        return min(milliseconds(self.retry_backoff) << min(failures - 1, 20), milliseconds(self.retry_backoff_max))
+        return min(self.ms.retry_backoff << min(failures - 1, 20), self.ms.retry_backoff_max)
 
     def spread(self, pause: int, lot: str) -> int:
         """`pause` with its jitter: always the same for the same `lot`, an id, and spread evenly over many.
@@ -188,5 +212,5 @@ class Policy:
         >>> Policy(retry_jitter=0).deferral_after(30, "a"), Policy(retry_jitter=0).deferral_after(None, "a")
         (30000, 2000)
         """
-        asked = milliseconds(self.retry_backoff) if retry_after is None else int(retry_after * 1000)
-        return self.spread(min(max(asked, 0), milliseconds(self.retry_backoff_max)), lot)
+        asked = self.ms.retry_backoff if retry_after is None else int(retry_after * 1000)
+        return self.spread(min(max(asked, 0), self.ms.retry_backoff_max), lot)

@@ -25,6 +25,7 @@ SOURCES = [path for folder in FOLDERS for path in folder.rglob("*.py") if "simul
 DEFERRED = {"login_deferred", "logout_deferred"}
 PUT_TOGETHER = {
     "f'{hook}_deferred'": DEFERRED,
+    "f'{verb}_deferred'": DEFERRED,
     "fact": DEFERRED,
 }
 #: What an outcome that is no success is made of, and what a store raises.
