@@ -262,7 +262,7 @@ def test_an_adapter_that_fails_in_a_request_is_a_problem_without_its_text(block,
 
 @pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
 def test_what_is_public_touches_no_session(block, path: str) -> None:
-    """What any cache may keep does not depend on who asks: Django says so of every answer that looked into a session."""
+    """What any cache may keep does not depend on who asks: Django says so where a session was looked into."""
     browser = Browser()
     browser.log_in()
     answers = [browser.get(f"/phr/{path}"), browser.get("/phr/status")]
