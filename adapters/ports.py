@@ -1,42 +1,58 @@
 """The seams of the outer ring: what a store, an upstream, a worker, a seal and an observer must be able to do.
 
-Each is a `Protocol`: an adapter needs no import from here, only these methods. Stores hold bytes and know nothing of
-the lifecycle; whatever they raise must be a `StoreError`.
+Each is a `Protocol`: an adapter needs no import from here, only these methods. Store and upstream are one call each:
+requests are values, so that what stands around a port (measuring, guarding, recording, scripting) is a few lines.
+Stores hold bytes and know nothing of the lifecycle; whatever they raise must be a `StoreError`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, runtime_checkable
 
 from ..statemachine.effects import (
     AskStatus,
     CouldNotAsk,
     Fact,
     KickOffAnswer,
+    ListDue,
+    Load,
+    LoadAll,
+    OpenSession,
+    ReadRecords,
     SessionFailed,
     SessionOpened,
-    SessionToken,
+    StartRefresh,
     StatusReport,
     Step,
     TokenChange,
 )
+from ..statemachine.effects import (
+    NotReady as NotReady,
+)
+from ..statemachine.effects import (
+    Records as Records,
+)
+from ..statemachine.effects import (
+    RecordsFailed as RecordsFailed,
+)
 from ..statemachine.errors import RecordUnreadable
-from ..statemachine.patient import Patient, UserKey
+from ..statemachine.patient import UserKey
 from ..statemachine.policy import Instant
+from ..statemachine.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Value, frozen=True):
     """What a store holds for one patient: `value` None and `version` empty where there is nothing. `now`: its clock."""
 
     value: bytes | None
     version: str
     now: Instant
-    token: bytes | None = field(default=None, repr=False)
+    token: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Row(<{len(self.value or b'')} bytes>, version={self.version!r}, now={self.now})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Value, frozen=True, kw_only=True):
     """One compare-and-set. See `statemachine.effects.Commit` for the fields; times are in store milliseconds.
 
     `max_age`: the change is a conflict if `decided_at` lies longer ago than so many milliseconds, by the store's clock.
@@ -52,14 +68,22 @@ class Change:
     due_at: Instant | None
     keep_until: Instant
     token_change: TokenChange = TokenChange.KEEP
-    token: bytes | None = field(default=None, repr=False)
+    token: bytes | None = None
     token_expires_at: Instant = 0
     replicas: int = 0
     replicas_wait: int = 0
 
+    def __repr__(self) -> str:
+        return f"Change(key={self.key!r}, expected_version={self.expected_version!r}, due_at={self.due_at})"
 
-@dataclass(frozen=True, slots=True)
-class Written:
+
+class ChangeAll(Value, frozen=True):
+    """Several changes, each for itself."""
+
+    changes: tuple[Change, ...]
+
+
+class Written(Value, frozen=True):
     """The change took effect under this new version, and on as many replicas as it asked for, if `is_replicated`."""
 
     version: str
@@ -67,106 +91,89 @@ class Written:
     is_replicated: bool = True
 
 
+StoreRequest = Load | Change | LoadAll | ChangeAll | ListDue
+StoreReply = Row | Written | tuple[Row | Written | RecordUnreadable, ...] | tuple[UserKey, ...]
+
+
 class Store(Protocol):
     """Persists records. Thread-safe; several processes may share what it stands for.
 
-    `write` answers the current `Row` where it changed nothing. It must be safe to repeat: a write whose answer was
-    lost, sent again by the adapter itself, answers `Written`.
+    ===========  ==============================================  ===============================================
+    request      what is done                                    reply
+    ===========  ==============================================  ===============================================
+    `Load`       read one patient, in one round trip             `Row`
+    `Change`     compare and set, in one atomic round trip       `Written`, or the current `Row` where it changed
+                                                                 nothing
+    `LoadAll`    read several, without tokens, in as few round   tuple of `Row`, in this order
+                 trips as can be
+    `ChangeAll`  `Change` of several, likewise; where it         tuple of `Written` or `Row`
+                 raises, some may have taken effect
+    `ListDue`    keys whose `due_at` has passed, longest         tuple of keys
+                 overdue first, at most `limit`
+    ===========  ==============================================  ===============================================
+
+    A row's `now` is read not before the row. A change must be safe to repeat: one whose answer was lost, sent again by
+    the adapter itself, answers `Written`. What lies at a key and is none of ours is a `RecordUnreadable`: raised where
+    one patient was asked for, and a value in the tuple among several, so that it hides no other.
     """
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """The patient's row, in one round trip."""
-
-    def write(self, change: Change) -> Written | Row:
-        """Compare and set, in one atomic round trip."""
-
-    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
-        """The rows of several patients, in this order, without tokens, in as few round trips as can be.
-
-        What lies at a key and is none of ours is a value, so that it hides no other patient. All else raises.
-        """
-
-    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
-        """`write` of several patients, each for itself, in this order, in as few round trips as can be.
-
-        Where it raises, some of them may have taken effect.
-        """
-
-    def due(self, limit: int) -> Sequence[UserKey]:
-        """Keys whose `due_at` has passed, longest overdue first, at most `limit`."""
+    def call(self, request: StoreRequest) -> StoreReply:
+        """Do what `request` says."""
 
     def close(self) -> None:
         """Let go of connections and files. Nothing may be called afterwards."""
 
 
+@runtime_checkable
+class AnswersInTime(Protocol):
+    """A store that can read one patient within a time limit that holds whatever its server does."""
+
+    def call_by(self, request: Load, ends_at: float) -> Row | None:
+        """The row, read in the caller's thread before `time.monotonic()` is `ends_at`.
+
+        None where no connection is open and idle, or the answer did not come or was none: then nothing is known, and
+        the connection is closed, so that nobody reads a late answer for theirs (rule R9). Never raises.
+        """
+
+
 class AsyncStore(Protocol):
     """The same as `Store`, to be awaited."""
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Awaitable[Row]:
-        """See `Store.load`."""
-
-    def write(self, change: Change) -> Awaitable[Written | Row]:
-        """See `Store.write`."""
-
-    def load_all(self, keys: Sequence[UserKey]) -> Awaitable[Sequence[Row | RecordUnreadable]]:
-        """See `Store.load_all`."""
-
-    def write_all(self, changes: Sequence[Change]) -> Awaitable[Sequence[Written | Row | RecordUnreadable]]:
-        """See `Store.write_all`."""
-
-    def due(self, limit: int) -> Awaitable[Sequence[UserKey]]:
-        """See `Store.due`."""
+    def call(self, request: StoreRequest) -> Awaitable[StoreReply]:
+        """See `Store.call`."""
 
     def close(self) -> Awaitable[None]:
         """See `Store.close`."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Records:
-    """The first page of the records of one kind: a FHIR Bundle as parsed JSON, and how many there are in all."""
-
-    bundle: Mapping[str, object]
-    total: int
-
-    def __repr__(self) -> str:
-        return f"Records(<bundle withheld>, total={self.total})"
-
-
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """The FHIR server does not know the patient yet: the first refresh has not ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordsFailed:
-    """Nothing could be read. `reason` is a code such as "http_401", "several_patients" or "timed_out"."""
-
-    reason: str
-
-
+UpstreamRequest = OpenSession | StartRefresh | AskStatus | ReadRecords
 RecordsAnswer = Records | NotReady | RecordsFailed
+UpstreamAnswer = SessionOpened | SessionFailed | KickOffAnswer | StatusReport | CouldNotAsk | RecordsAnswer
 
 
 class Upstream(Protocol):
     """The system that is driven. Thread-safe. Failures are answers, not exceptions; `at` is filled in by the driver.
 
-    Its calls may block: under asyncio they are made in threads.
+    =============  =============================================================  =====================================
+    request        what is done                                                   answer
+    =============  =============================================================  =====================================
+    `OpenSession`  create a session; its token's `expires_at` is by this host's   `SessionOpened`, `SessionFailed`
+                   clock
+    `StartRefresh`  send the kick-off, exactly once: never retried here           `Accepted`, `Rejected`, `NeverSent`,
+                                                                                  `AnswerLost`
+    `AskStatus`    ask once how the refresh stands                                `StatusReport`, `CouldNotAsk`
+    `ReadRecords`  read one kind of the token's patient's records; raises for a   `Records`, `NotReady`,
+                   kind that there is not                                         `RecordsFailed`
+    =============  =============================================================  =====================================
+
+    Calls may block: under asyncio they are made in threads.
     """
 
     #: The longest that a call can go on, in seconds: claims must outlast it, see `Policy`.
     longest_call: float
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """Create a session. `SessionOpened.token.expires_at` is by this host's clock."""
-
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """Send the kick-off, exactly once: never retry here."""
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """Ask once how the refresh stands."""
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """Read the records of one kind that the upstream keeps for the token's patient. Raises for an unknown kind."""
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """Do what `request` says."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -186,6 +193,13 @@ class Worker(Protocol):
 
     def close(self) -> int:
         """Finish what is due now, within a bounded time, and let go of the rest: how many steps that were."""
+
+
+@runtime_checkable
+class NeverWaits(Protocol):
+    """A worker whose `hand_over` never waits for anybody, as one that has a queue in this process."""
+
+    never_waits: bool
 
 
 class AsyncWorker(Protocol):

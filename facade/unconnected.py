@@ -1,8 +1,16 @@
 """An upstream for commands that only read the store."""
 
-from phr_refresh.adapters.ports import RecordsAnswer, RecordsFailed
-from phr_refresh.statemachine.effects import AskStatus, CouldNotAsk, NeverSent, SessionFailed, SessionToken
-from phr_refresh.statemachine.patient import Patient
+from phr_refresh.adapters.ports import UpstreamAnswer, UpstreamRequest
+from phr_refresh.statemachine.effects import (
+    AskStatus,
+    CouldNotAsk,
+    NeverSent,
+    OpenSession,
+    ReadRecords,
+    RecordsFailed,
+    SessionFailed,
+    StartRefresh,
+)
 
 _REASON = "no_upstream_configured"
 
@@ -12,21 +20,17 @@ class UnconnectedUpstream:
 
     longest_call = 0.0
 
-    def open_session(self, patient: Patient) -> SessionFailed:
-        """Fails."""
-        return SessionFailed(_REASON)
-
-    def start_refresh(self, patient: Patient) -> NeverSent:
-        """Is never sent."""
-        return NeverSent(_REASON)
-
-    def ask_status(self, question: AskStatus) -> CouldNotAsk:
-        """Is not asked."""
-        return CouldNotAsk(_REASON)
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """Has nothing to read."""
-        return RecordsFailed(_REASON)
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """Fails, is never sent, is not asked, has nothing to read."""
+        match request:
+            case OpenSession():
+                return SessionFailed(_REASON)
+            case StartRefresh():
+                return NeverSent(_REASON)
+            case AskStatus():
+                return CouldNotAsk(_REASON)
+            case ReadRecords():
+                return RecordsFailed(_REASON)
 
     def close(self) -> None:
         """Has nothing to let go of."""

@@ -17,6 +17,7 @@ effect           answer                                                         
 `OpenSession`    `SessionOpened` or `SessionFailed`                              nothing
 `StartRefresh`   `Accepted`, `Rejected`, `NeverSent` or `AnswerLost`             nothing
 `AskStatus`      `StatusReport` or `CouldNotAsk`                                 nothing
+`ReadRecords`    `Records`, `NotReady` or `RecordsFailed`                        nothing
 `HandOver`       bool: whether the worker took it                                nothing
 `Pause`          None, when the time has passed                                  nothing
 `Tell`           None                                                            nothing
@@ -31,12 +32,12 @@ from typing import Final
 from .patient import Patient, UserKey
 from .policy import Instant
 from .record import ExtractProgress, RefreshRecord
+from .values import Value
 
 # The session token: what FHIR calls carry. Its text is shown nowhere.
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SessionToken:
+class SessionToken(Value, frozen=True):
     """A bearer token for FHIR calls. `repr` and `str` do not show it; `reveal()` does.
 
     `subject_id` is the id to find the FHIR Patient by. `expires_at` already allows for early expiry.
@@ -61,8 +62,7 @@ class SessionToken:
 # What an observer is told: one frozen value per thing that happened, named by a dotted past-tense name.
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Value, frozen=True):
     """Something that happened.
 
     `name` without its prefix, such as "refresh_completed". `key` is the patient's store key, None where no patient is
@@ -74,14 +74,11 @@ class Fact:
     key: UserKey | None = None
     source: str | None = None
     target: str | None = None
-    details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    details: Mapping[str, str | int | float | bool | None] = {}
     #: Whether somebody on call may need to act.
     is_warning: bool = False
     #: Whether it is but a quantity, told at each login or call: metrics are made of it, logs leave it out.
     is_measurement: bool = False
-
-
-# The session token (session_token.py) never enters the record.
 
 
 class TokenChange(StrEnum):
@@ -95,16 +92,14 @@ class TokenChange(StrEnum):
 # The store.
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Value, frozen=True):
     """Read a patient's record, its version and the store's clock in one round trip; the token only if asked for."""
 
     key: UserKey
     with_token: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Value, frozen=True):
     """`record` is None for a patient never seen. `version` is opaque, empty where there is no record."""
 
     record: RefreshRecord | None
@@ -113,8 +108,7 @@ class Loaded:
     token: SessionToken | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(Value, frozen=True, kw_only=True):
     """Replace the record if its version still is `expected_version`, atomically, in one round trip.
 
     The store refuses (as a conflict) what was decided longer ago than `Policy.decision_age`, by its own clock.
@@ -136,8 +130,7 @@ class Commit:
     is_claim: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Value, frozen=True):
     """The commit took effect. `version` is the record's new one. `is_replicated`: see `Policy.claim_replicas`."""
 
     version: str
@@ -145,29 +138,25 @@ class Committed:
     is_replicated: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Value, frozen=True):
     """The commit changed nothing: another came first, or the decision was too old. `current` is how things stand."""
 
     current: Loaded
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAll:
+class LoadAll(Value, frozen=True):
     """`Load` for several patients, without tokens, in as few round trips as the store can."""
 
     keys: tuple[UserKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CommitAll:
+class CommitAll(Value, frozen=True):
     """`Commit` for several patients, each for itself, in as few round trips as the store can."""
 
     commits: tuple[Commit, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ListDue:
+class ListDue(Value, frozen=True):
     """The keys of at most `limit` patients whose deadline has passed, longest overdue first."""
 
     limit: int
@@ -179,23 +168,20 @@ class ListDue:
 UPSTREAM_OVERLOADED: Final = "upstream_overloaded"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSession:
+class OpenSession(Value, frozen=True):
     """Create an upstream session (JWT). Only the winner of the claim on it does so (rule R2)."""
 
     patient: Patient
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOpened:
+class SessionOpened(Value, frozen=True):
     """The upstream gave a token."""
 
     token: SessionToken
     at: Instant = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionFailed:
+class SessionFailed(Value, frozen=True):
     """No token. `reason` is a code such as "http_500", "timed_out", "connection_refused", "bad_token".
 
     `retry_after`: with the reason `UPSTREAM_OVERLOADED`, the seconds after which there is room for a call again.
@@ -206,30 +192,26 @@ class SessionFailed:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StartRefresh:
+class StartRefresh(Value, frozen=True):
     """Send the kick-off. Only the winner of the claim does so, once (rule R1)."""
 
     patient: Patient
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Value, frozen=True):
     """The upstream took the kick-off."""
 
     at: Instant = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Value, frozen=True):
     """A definite answer that is no acceptance. `reason` is a code such as "http_401"."""
 
     reason: str
     at: Instant = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NeverSent:
+class NeverSent(Value, frozen=True):
     """The call provably never left (connection refused, name not resolved): the only one that may be sent again.
 
     `retry_after` as in `SessionFailed`.
@@ -240,16 +222,14 @@ class NeverSent:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerLost:
+class AnswerLost(Value, frozen=True):
     """It may have arrived: settled by asking for the status, never by sending again (rule R1)."""
 
     reason: str
     at: Instant = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AskStatus:
+class AskStatus(Value, frozen=True):
     """Ask how the refresh stands. The times let the answer be told from one of an earlier refresh.
 
     `answered_at` is None unless the kick-off was accepted. `asked_at` is the store's clock at the time of asking;
@@ -271,8 +251,7 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class StatusReport:
+class StatusReport(Value, frozen=True):
     """`as_of`: the oldest success over the wanted extracts that are current, None while there is none.
     `ended_at`: since when a completion could have been seen, by the store's clock; None where that is not known."""
 
@@ -283,13 +262,39 @@ class StatusReport:
     ended_at: Instant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CouldNotAsk:
+class CouldNotAsk(Value, frozen=True):
     """The status call failed, which says nothing about the refresh. `retry_after`: seconds the upstream asked for."""
 
     reason: str
     retry_after: float | None = None
     at: Instant = 0
+
+
+class ReadRecords(Value, frozen=True):
+    """Read the patient's records of one kind, with their session's token."""
+
+    kind: str
+    token: SessionToken
+
+
+class Records(Value, frozen=True):
+    """The first page of the records of one kind: a FHIR Bundle as parsed JSON, and how many there are in all."""
+
+    bundle: Mapping[str, object]
+    total: int
+
+    def __repr__(self) -> str:
+        return f"Records(<bundle withheld>, total={self.total})"
+
+
+class NotReady(Value, frozen=True):
+    """The FHIR server does not know the patient yet: the first refresh has not ended."""
+
+
+class RecordsFailed(Value, frozen=True):
+    """Nothing could be read. `reason` is a code such as "http_401", "several_patients" or "timed_out"."""
+
+    reason: str
 
 
 # The worker, time, and whoever listens.
@@ -319,29 +324,37 @@ class Follow:
 Step = Refresh | Follow
 
 
-@dataclass(frozen=True, slots=True)
-class HandOver:
+class HandOver(Value, frozen=True):
     """Give `step` to the worker, to be run after `delay` seconds. Never waits: the answer False means it is full."""
 
     step: Step
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Value, frozen=True):
     """Wait `seconds`."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Value, frozen=True):
     """Tell the observer a fact that no commit announces."""
 
     fact: Fact
 
 
 Effect = (
-    Load | Commit | LoadAll | CommitAll | ListDue | OpenSession | StartRefresh | AskStatus | HandOver | Pause | Tell
+    Load
+    | Commit
+    | LoadAll
+    | CommitAll
+    | ListDue
+    | OpenSession
+    | StartRefresh
+    | AskStatus
+    | ReadRecords
+    | HandOver
+    | Pause
+    | Tell
 )
 KickOffAnswer = Accepted | Rejected | NeverSent | AnswerLost

@@ -23,6 +23,7 @@ from .errors import EventRefused
 from .policy import Instant
 from .record import RefreshRecord, State
 from .table import FINGERPRINT, TABLE, WAITING, Event, EventName, Guard, Kind, Rule
+from .values import Value
 
 
 class _Model:
@@ -83,8 +84,7 @@ _RULES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Value, frozen=True):
     """One event taken: `kind` says what it did, `before` and `after` are the records on its two sides."""
 
     event: Event

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from .policy import Instant
 from .record import TIMED_OUT, ExtractProgress, Failure, KickOff, RefreshRecord, State, cancelled
+from .values import Value
 
 # The machine's events: past-tense facts, each with just what its action needs. Times are absolute `Instant`s.
 
@@ -33,8 +34,7 @@ class EventName(StrEnum):
     FRESHNESS_EXPIRED = "freshness_expired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Value, frozen=True, kw_only=True):
     """Something that happened at `at`, by the store's clock.
 
     `refresh_id` is the fence of every event that answers a refresh. The other fields are set where the event's

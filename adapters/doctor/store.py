@@ -20,12 +20,13 @@ from secrets import token_urlsafe
 from typing import Final
 
 from ...statemachine.codec import encode
-from ...statemachine.effects import TokenChange
+from ...statemachine.effects import ListDue, TokenChange
 from ...statemachine.errors import ConfigurationError, RecordUnreadable, StoreError, StoreUnavailable
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Policy, milliseconds
 from ...statemachine.record import RefreshRecord
-from ..ports import Change, Row, Store
+from ..ports import Change, Row, Store, Written
+from ..stores.basics import read_row
 from .findings import Finding, Findings, error, milliseconds_of, ok, unknown, warning
 
 LOADS: Final = 20
@@ -119,7 +120,7 @@ def check_store(store: Store, policy: Policy) -> Generator[Finding, None, float 
 
 def _load(store: Store, key: UserKey) -> Heard:
     began, began_at = time.perf_counter(), time.time()
-    row = store.load(key, with_token=True)
+    row = read_row(store, key, with_token=True)
     seconds = time.perf_counter() - began
     return Heard(seconds, row.now / 1000 - began_at - seconds / 2)
 
@@ -150,13 +151,13 @@ def check_clock(heard: Heard) -> Finding:
 def _write(store: Store, key: UserKey) -> Finding:
     """Write a record with a token, read it, and leave one behind that expires at once: nothing can be deleted."""
     try:
-        now = store.load(key).now
-        first = store.write(_change(key, now, version="", token=b"trial"))
-        if isinstance(first, Row):
+        now = read_row(store, key).now
+        first = store.call(_change(key, now, version="", token=b"trial"))
+        if not isinstance(first, Written):
             return error("store.write", "a new record is taken for another's", "look for a proxy that keeps answers")
-        row = store.load(key, with_token=True)
-        second = store.write(_change(key, row.now, version=first.version))
-        store.due(1)
+        row = read_row(store, key, with_token=True)
+        second = store.call(_change(key, row.now, version=first.version))
+        store.call(ListDue(1))
     except (StoreError, ConfigurationError) as failure:
         return _failed("store.write", failure)
     if row.token != b"trial" or row.version != first.version or isinstance(second, Row):

@@ -4,8 +4,8 @@ What they tell are measurements (`Fact.is_measurement`): logs leave them out, me
 """
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar, assert_never, runtime_checkable
+from collections.abc import Awaitable
+from typing import Protocol, assert_never, runtime_checkable
 
 from ...statemachine.effects import (
     UPSTREAM_OVERLOADED,
@@ -14,58 +14,51 @@ from ...statemachine.effects import (
     AskStatus,
     CouldNotAsk,
     Fact,
-    KickOffAnswer,
     NeverSent,
+    NotReady,
+    OpenSession,
+    ReadRecords,
+    Records,
+    RecordsFailed,
     Refresh,
     Rejected,
     SessionFailed,
     SessionOpened,
-    SessionToken,
+    StartRefresh,
     StatusReport,
     Step,
 )
-from ...statemachine.outcomes import Receipt
-from ...statemachine.patient import Patient
 from ..logs import tell
-from ..ports import NotReady, Observer, Records, RecordsAnswer, RecordsFailed, TakesSteps, Upstream
+from ..ports import Observer, TakesSteps, Upstream, UpstreamAnswer, UpstreamRequest
+from ..upstream.guard import GuardedUpstream
 
-Answer = SessionOpened | SessionFailed | KickOffAnswer | StatusReport | CouldNotAsk | RecordsAnswer
-A = TypeVar("A", bound=Answer)
+_CALLS = {
+    OpenSession: "open_session",
+    StartRefresh: "start_refresh",
+    AskStatus: "ask_status",
+    ReadRecords: "read_records",
+}
 
 
 class MeasuredUpstream:
-    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time."""
+    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time.
+
+    A guard that has no observer of its own tells this one.
+    """
 
     def __init__(self, upstream: Upstream, observer: Observer) -> None:
+        if isinstance(upstream, GuardedUpstream) and upstream.observer is None:
+            upstream.observer = observer
         self._upstream = upstream
         self._observer = observer
         self.longest_call = upstream.longest_call
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `Upstream.open_session`."""
-        return self._timed("open_session", lambda: self._upstream.open_session(patient))
-
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `Upstream.start_refresh`."""
-        return self._timed("start_refresh", lambda: self._upstream.start_refresh(patient))
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `Upstream.ask_status`."""
-        return self._timed("ask_status", lambda: self._upstream.ask_status(question))
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `Upstream.read_records`."""
-        return self._timed("read_records", lambda: self._upstream.read_records(kind, token))
-
-    def close(self) -> None:
-        """See `Upstream.close`."""
-        self._upstream.close()
-
-    def _timed(self, call: str, make: Callable[[], A]) -> A:
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`."""
         began = time.perf_counter()
-        details: dict[str, str | int | float | bool | None] = {"call": call, "outcome": "raised"}
+        details: dict[str, str | int | float | bool | None] = {"call": _CALLS[type(request)], "outcome": "raised"}
         try:
-            answer = make()
+            answer = self._upstream.call(request)
             outcome, reason = _outcome(answer)
             # What a guard turns away never was a call: its time would hide those of the calls.
             details["outcome"] = "turned_away" if reason == UPSTREAM_OVERLOADED else outcome
@@ -76,8 +69,12 @@ class MeasuredUpstream:
             tell(self._observer, Fact("upstream_called", details=details, is_measurement=True))
         return answer
 
+    def close(self) -> None:
+        """See `Upstream.close`."""
+        self._upstream.close()
 
-def _outcome(answer: Answer) -> tuple[str, str | None]:
+
+def _outcome(answer: UpstreamAnswer) -> tuple[str, str | None]:
     match answer:
         case SessionOpened():
             return "opened", None
@@ -140,10 +137,3 @@ class MeasuredWorker:
             details["waiting"] = self._queue.waiting
         kind = "refresh" if isinstance(step, Refresh) else "follow"
         tell(self._observer, Fact(name, details={"step": kind, **details}, is_measurement=True))
-
-
-def login_answered(observer: Observer, receipt: Receipt, seconds: float) -> Receipt:
-    """`receipt`, told to `observer` with the time that the login hook took."""
-    details = {"kind": receipt.kind.value, "login_seconds": seconds}
-    tell(observer, Fact("login_answered", details=details, is_measurement=True))
-    return receipt

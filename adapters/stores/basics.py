@@ -3,9 +3,12 @@
 import datetime
 import os
 from base64 import urlsafe_b64encode
-from typing import Final
+from typing import Final, cast
 
+from ...statemachine.effects import Load
+from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
+from ..ports import Row, Store
 
 #: Characters in a version.
 VERSION_LENGTH: Final = 8
@@ -18,6 +21,11 @@ def host_clock() -> Instant:
     `time.time()` stays real when called close to the root of a thread, which is where `ThreadedStore` calls from.
     """
     return round(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
+
+
+def read_row(store: Store, key: UserKey, *, with_token: bool = False) -> Row:
+    """One patient's row."""
+    return cast("Row", store.call(Load(key, with_token)))
 
 
 def new_version() -> str:

@@ -2,14 +2,14 @@
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
-from ...statemachine.effects import TokenChange
+from ...statemachine.effects import ListDue, Load, LoadAll, TokenChange
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
-from ..ports import Change, Row, Written
+from ..ports import Change, ChangeAll, Row, StoreReply, StoreRequest, Written
 from .basics import host_clock, new_version
 
 # Two looks per write, at most one new record per write: what is to be forgotten cannot pile up.
@@ -39,38 +39,32 @@ class MemoryStore:
         # Only patients in waiting states: it stays small however many patients there are.
         self._due: dict[UserKey, Instant] = {}
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """The patient's row."""
+    def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`. `ListDue` looks at every waiting patient, not at every patient."""
         with self._lock:
             now = self._clock()
-            return self._row(key, now=now, with_token=with_token)
+            match request:
+                case Load(key, with_token):
+                    return self._row(key, now=now, with_token=with_token)
+                case Change():
+                    return self._write(request, now)
+                case LoadAll(keys):
+                    return tuple(self._row(key, now=now, with_token=False) for key in keys)
+                case ChangeAll(changes):
+                    return tuple(self._write(change, now) for change in changes)
+                case ListDue(limit):
+                    return self._overdue(limit, now)
 
-    def write(self, change: Change) -> Written | Row:
-        """Compare and set."""
+    def call_by(self, request: Load, ends_at: float) -> Row | None:
+        """See `AnswersInTime.call_by`: memory always does."""
         with self._lock:
-            return self._write(change)
+            return self._row(request.key, now=self._clock(), with_token=request.with_token)
 
-    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row]:
-        """The rows of several patients."""
-        with self._lock:
-            now = self._clock()
-            return [self._row(key, now=now, with_token=False) for key in keys]
-
-    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row]:
-        """Compare and set of several patients, each for itself."""
-        with self._lock:
-            return [self._write(change) for change in changes]
-
-    def due(self, limit: int) -> Sequence[UserKey]:
-        """Keys whose `due_at` has passed. It looks at every waiting patient, not at every patient."""
-        with self._lock:
-            now = self._clock()
-            passed = (
-                (due_at, key)
-                for key, due_at in self._due.items()
-                if due_at <= now and self._entries[key].keep_until > now
-            )
-            return tuple(key for _, key in heapq.nsmallest(limit, passed))
+    def _overdue(self, limit: int, now: Instant) -> tuple[UserKey, ...]:
+        passed = (
+            (due_at, key) for key, due_at in self._due.items() if due_at <= now and self._entries[key].keep_until > now
+        )
+        return tuple(key for _, key in heapq.nsmallest(limit, passed))
 
     def close(self) -> None:
         """Let go of every record."""
@@ -86,8 +80,7 @@ class MemoryStore:
             entry.token = None
         return Row(entry.value, entry.version, now, entry.token if with_token else None)
 
-    def _write(self, change: Change) -> Written | Row:
-        now = self._clock()
+    def _write(self, change: Change, now: Instant) -> Written | Row:
         current = self._row(change.key, now=now, with_token=False)
         if current.version != change.expected_version or now - change.decided_at > change.max_age:
             return current

@@ -1,10 +1,9 @@
 """The least that the store's user in Redis or Valkey must be allowed, as a rule for `redis.conf` or an ACL file.
 
-``python -m phr_refresh.adapters.stores.redis_acl < password`` prints it, with the hash of the password in that file.
+``phr-refresh acl-rule < password`` prints it, with the hash of the password in that file.
 """
 
 import hashlib
-import sys
 from typing import Final
 
 from .keys import DEFAULT_PREFIX, RedisKeys
@@ -42,7 +41,3 @@ def acl_rule(*, user: str = "phr-refresh", password: str = "", prefix: str = DEF
     commands = " ".join(f"+{command}" for command in COMMANDS)
     keys = f"~{RedisKeys(prefix).prefix}:*"
     return f"user {user} on {secret} resetchannels resetkeys {keys} -@all {commands}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(acl_rule(password=sys.stdin.readline().rstrip("\r\n")) + "\n")

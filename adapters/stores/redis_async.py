@@ -1,13 +1,12 @@
 """The Redis store for asyncio. What is said to Redis is `redis_commands`, as in `redis_sync`; here it is awaited."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 from redis.exceptions import NoScriptError
 
-from ...statemachine.errors import RecordUnreadable
-from ...statemachine.patient import UserKey
-from ..ports import Change, Row, Written
+from ...statemachine.effects import ListDue, Load, LoadAll
+from ..ports import Change, ChangeAll, StoreReply, StoreRequest
 from . import redis_talks
 from .keys import DEFAULT_PREFIX
 from .redis_async_clients import AsyncRedisClient, open_async_client
@@ -40,27 +39,23 @@ class AsyncRedisStore:
         store._owns_client = True
         return store
 
-    async def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """See `RedisStore.load`."""
-        return await self._run(self._commands.load(key, with_token=with_token))
-
-    async def write(self, change: Change) -> Written | Row:
-        """See `RedisStore.write`."""
-        command = self._commands.write(change)
-        return await (self._hold(redis_talks.one(command)) if command.then else self._run(command))
-
-    async def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
-        """See `RedisStore.load_all`."""
-        return await self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys]))
-
-    async def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
-        """See `RedisStore.write_all`."""
-        return await self._hold(redis_talks.each([self._commands.write(change) for change in changes]))
-
-    async def due(self, limit: int) -> Sequence[UserKey]:
-        """See `RedisStore.due`."""
-        commands = self._commands.due(limit) if limit > 0 else []
-        return await self._hold(redis_talks.due(commands, limit))
+    async def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        match request:
+            case Load(key, with_token):
+                return await self._run(self._commands.load(key, with_token=with_token))
+            case Change():
+                command = self._commands.write(request)
+                return await (self._hold(redis_talks.one(command)) if command.then else self._run(command))
+            case LoadAll(keys):
+                return tuple(
+                    await self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys]))
+                )
+            case ChangeAll(changes):
+                return tuple(await self._hold(redis_talks.each([self._commands.write(change) for change in changes])))
+            case ListDue(limit):
+                commands = self._commands.due(limit) if limit > 0 else []
+                return await self._hold(redis_talks.due(commands, limit))
 
     async def close(self) -> None:
         """Close the connections, if they are the store's own."""

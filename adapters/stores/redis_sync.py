@@ -1,13 +1,12 @@
 """A store in Redis or Valkey: what a fleet uses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 from redis.exceptions import NoScriptError
 
-from ...statemachine.errors import RecordUnreadable
-from ...statemachine.patient import UserKey
-from ..ports import Change, Row, Written
+from ...statemachine.effects import ListDue, Load, LoadAll
+from ..ports import Change, ChangeAll, StoreReply, StoreRequest
 from . import redis_talks
 from .keys import DEFAULT_PREFIX
 from .redis_clients import RedisClient, open_client
@@ -49,27 +48,21 @@ class RedisStore:
         store._owns_client = True
         return store
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """The patient's row, in one round trip."""
-        return self._run(self._commands.load(key, with_token=with_token))
-
-    def write(self, change: Change) -> Written | Row:
-        """Compare and set, in one atomic round trip."""
-        command = self._commands.write(change)
-        return self._hold(redis_talks.one(command)) if command.then else self._run(command)
-
-    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
-        """The rows of several patients, in one round trip for each hundreds of them."""
-        return self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys]))
-
-    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
-        """Compare and set of several patients, each for itself, in one round trip for each hundreds of them."""
-        return self._hold(redis_talks.each([self._commands.write(change) for change in changes]))
-
-    def due(self, limit: int) -> Sequence[UserKey]:
-        """Keys whose `due_at` has passed, from all shards in one round trip."""
-        commands = self._commands.due(limit) if limit > 0 else []
-        return self._hold(redis_talks.due(commands, limit))
+    def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        match request:
+            case Load(key, with_token):
+                return self._run(self._commands.load(key, with_token=with_token))
+            case Change():
+                command = self._commands.write(request)
+                return self._hold(redis_talks.one(command)) if command.then else self._run(command)
+            case LoadAll(keys):
+                return tuple(self._hold(redis_talks.each([self._commands.load(key, with_token=False) for key in keys])))
+            case ChangeAll(changes):
+                return tuple(self._hold(redis_talks.each([self._commands.write(change) for change in changes])))
+            case ListDue(limit):
+                commands = self._commands.due(limit) if limit > 0 else []
+                return self._hold(redis_talks.due(commands, limit))
 
     def close(self) -> None:
         """Close the connections, if they are the store's own."""

@@ -2,15 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from ...statemachine.effects import TokenChange
+from ...statemachine.effects import ListDue, Load, LoadAll, TokenChange
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Instant
-from ..ports import Change, Row, Written
+from ..ports import Change, ChangeAll, Row, StoreReply, StoreRequest, Written
 from .basics import host_clock, new_version
 from .sqlite_connections import SqliteConnections
 
@@ -45,6 +45,9 @@ _FORGET = (
 _TOGETHER: Final = 500
 
 
+T = TypeVar("T")
+
+
 class SqliteStore:
     """Keeps records in the file at `path`, which is created (mode 0600) at the first use; its directory must exist.
 
@@ -65,29 +68,25 @@ class SqliteStore:
             raise ConfigurationError("the SQLite store", "the directory of its file does not exist", "create it")
         self._connections = SqliteConnections(self._path, name=f"sqlite:///{self._path}", busy_timeout=busy_timeout)
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """The patient's row, in one statement."""
-        with self._connections.lent() as connection:
-            return _row(connection, key=key, now=host_clock(), with_token=with_token)
-
-    def write(self, change: Change) -> Written | Row:
-        """Compare and set, in one transaction."""
-        return self._write_together([change])[0]
-
-    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row]:
-        """The rows of several patients, a statement for each hundreds of them."""
-        rows: list[Row] = []
-        with self._connections.lent() as connection:
-            for start in range(0, len(keys), _TOGETHER):
-                rows += _rows(connection, keys=keys[start : start + _TOGETHER], now=host_clock())
-        return rows
-
-    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row]:
-        """Compare and set of several patients, each for itself, a transaction for each hundreds of them."""
-        answers: list[Written | Row] = []
-        for start in range(0, len(changes), _TOGETHER):
-            answers += self._write_together(changes[start : start + _TOGETHER])
-        return answers
+    def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`: one statement, or one transaction; of several patients one for each hundreds of them."""
+        match request:
+            case Load(key, with_token):
+                with self._connections.lent() as connection:
+                    return _row(connection, key=key, now=host_clock(), with_token=with_token)
+            case Change():
+                return self._write_together([request])[0]
+            case LoadAll(keys):
+                with self._connections.lent() as connection:
+                    some = (_rows(connection, keys=part, now=host_clock()) for part in _parts(keys))
+                    return tuple(row for rows in some for row in rows)
+            case ChangeAll(changes):
+                return tuple(answer for part in _parts(changes) for answer in self._write_together(part))
+            case ListDue(limit):
+                with self._connections.lent() as connection:
+                    # A negative LIMIT means none to SQLite.
+                    found = connection.execute(_DUE, {"now": host_clock(), "limit": max(0, limit)})
+                    return tuple(key for (key,) in found)
 
     def _write_together(self, changes: Sequence[Change]) -> list[Written | Row]:
         with self._connections.lent_for_writing() as connection:
@@ -100,16 +99,13 @@ class SqliteStore:
             connection.execute("COMMIT" if changed else "ROLLBACK")
             return answers
 
-    def due(self, limit: int) -> Sequence[UserKey]:
-        """Keys whose `due_at` has passed."""
-        with self._connections.lent() as connection:
-            # A negative LIMIT means none to SQLite.
-            found = connection.execute(_DUE, {"now": host_clock(), "limit": max(0, limit)})
-            return tuple(key for (key,) in found)
-
     def close(self) -> None:
         """Close the file. The last connection to it folds the WAL back in."""
         self._connections.close()
+
+
+def _parts(all_of_them: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (all_of_them[start : start + _TOGETHER] for start in range(0, len(all_of_them), _TOGETHER))
 
 
 def _row(connection: sqlite3.Connection, *, key: UserKey, now: Instant, with_token: bool) -> Row:

@@ -2,14 +2,12 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ...statemachine.errors import RecordUnreadable
-from ...statemachine.patient import UserKey
-from ..ports import Change, Row, Store, Written
+from ..ports import Store, StoreReply, StoreRequest
 
 T = TypeVar("T")
 
@@ -27,25 +25,9 @@ class ThreadedStore:
         self._pid = os.getpid()
         self._pool = self._new_pool()
 
-    async def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """See `Store.load`."""
-        return await self._run(partial(self._store.load, key, with_token=with_token))
-
-    async def write(self, change: Change) -> Written | Row:
-        """See `Store.write`."""
-        return await self._run(partial(self._store.write, change))
-
-    async def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
-        """See `Store.load_all`."""
-        return await self._run(partial(self._store.load_all, keys))
-
-    async def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
-        """See `Store.write_all`."""
-        return await self._run(partial(self._store.write_all, changes))
-
-    async def due(self, limit: int) -> Sequence[UserKey]:
-        """See `Store.due`."""
-        return await self._run(partial(self._store.due, limit))
+    async def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        return await self._run(partial(self._store.call, request))
 
     async def close(self) -> None:
         """Wait for the calls that run, then close the store and end the threads."""

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from ...statemachine.effects import (
     UPSTREAM_OVERLOADED,
@@ -17,20 +17,16 @@ from ...statemachine.effects import (
     AskStatus,
     CouldNotAsk,
     Fact,
-    KickOffAnswer,
     NeverSent,
+    OpenSession,
+    ReadRecords,
     Rejected,
     SessionFailed,
-    SessionOpened,
-    SessionToken,
-    StatusReport,
+    StartRefresh,
 )
 from ...statemachine.errors import ConfigurationError
-from ...statemachine.patient import Patient
 from ..logs import tell
-from ..ports import Observer, RecordsAnswer, Upstream
-
-A = TypeVar("A")
+from ..ports import Observer, Upstream, UpstreamAnswer, UpstreamRequest
 
 #: Reasons, beside "http_5...", that tell of an upstream in trouble. Any other answer is one: it says that it is there.
 _OUTAGES: Final = (
@@ -157,6 +153,7 @@ class GuardedUpstream:
     again, each patient at another time.
 
     For one process: a fleet of 10 of them has 10 times the calls. Reading records goes past it, to the FHIR server.
+    `observer` is told when it opens and closes; where it is None, that of the `PhrRefresh` which the guard serves.
     """
 
     def __init__(
@@ -169,55 +166,45 @@ class GuardedUpstream:
         observer: Observer | None = None,
         monotonic: Callable[[], float] = lambda: time.monotonic(),
     ) -> None:
-        def told(fact: Fact) -> None:
-            if observer is not None:
-                tell(observer, fact)
-
+        self.observer = observer
         self.upstream = upstream
         self.longest_call = upstream.longest_call
         self._guard = Guard(
-            concurrency=concurrency, failures=failures, open_for=open_for, monotonic=monotonic, told=told
+            concurrency=concurrency, failures=failures, open_for=open_for, monotonic=monotonic, told=self._tell
         )
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `Upstream.open_session`."""
-        return self._guarded(
-            lambda: self.upstream.open_session(patient),
-            lambda seconds: SessionFailed(UPSTREAM_OVERLOADED, retry_after=seconds),
-        )
+    def _tell(self, fact: Fact) -> None:
+        if self.observer is not None:
+            tell(self.observer, fact)
 
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `Upstream.start_refresh`."""
-        return self._guarded(
-            lambda: self.upstream.start_refresh(patient),
-            lambda seconds: NeverSent(UPSTREAM_OVERLOADED, retry_after=seconds),
-        )
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `Upstream.ask_status`."""
-        return self._guarded(
-            lambda: self.upstream.ask_status(question), lambda seconds: CouldNotAsk(UPSTREAM_OVERLOADED, seconds)
-        )
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `Upstream.read_records`."""
-        return self.upstream.read_records(kind, token)
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`."""
+        if isinstance(request, ReadRecords):
+            return self.upstream.call(request)
+        ticket = self._guard.enter()
+        if not isinstance(ticket, Ticket):
+            return _turned_away(request, ticket)
+        failed = True
+        try:
+            answer = self.upstream.call(request)
+            failed = _is_outage(answer)
+            return answer
+        finally:
+            self._guard.leave(ticket, failed=failed)
 
     def close(self) -> None:
         """See `Upstream.close`."""
         self.upstream.close()
 
-    def _guarded(self, call: Callable[[], A], turned_away: Callable[[float], A]) -> A:
-        ticket = self._guard.enter()
-        if not isinstance(ticket, Ticket):
-            return turned_away(ticket)
-        failed = True
-        try:
-            answer = call()
-            failed = _is_outage(answer)
-            return answer
-        finally:
-            self._guard.leave(ticket, failed=failed)
+
+def _turned_away(request: OpenSession | StartRefresh | AskStatus, seconds: float) -> UpstreamAnswer:
+    match request:
+        case OpenSession():
+            return SessionFailed(UPSTREAM_OVERLOADED, retry_after=seconds)
+        case StartRefresh():
+            return NeverSent(UPSTREAM_OVERLOADED, retry_after=seconds)
+        case AskStatus():
+            return CouldNotAsk(UPSTREAM_OVERLOADED, seconds)
 
 
 def _is_outage(answer: object) -> bool:

@@ -1,16 +1,7 @@
 """The upstream as one object: session creation and status polling over one pool of connections."""
 
-from ...statemachine.effects import (
-    AskStatus,
-    CouldNotAsk,
-    KickOffAnswer,
-    SessionFailed,
-    SessionOpened,
-    SessionToken,
-    StatusReport,
-)
-from ...statemachine.patient import Patient
-from ..ports import Observer, RecordsAnswer, Upstream
+from ...statemachine.effects import AskStatus, OpenSession, ReadRecords, StartRefresh
+from ..ports import Observer, UpstreamAnswer, UpstreamRequest
 from ..redaction import guard_loggers
 from ..session_creation.mhv import MhvSessions
 from ..status_polling.phrmgr import PhrManager
@@ -20,8 +11,8 @@ from .http_client import HttpClient
 from .settings import MhvSettings
 
 
-class MhvUpstream:
-    """The real upstream, by `settings`; an implementation of `ports.Upstream`. Thread-safe.
+class MhvClient:
+    """The calls to the real upstream, by `settings`, without a guard: see `MhvUpstream`. Thread-safe.
 
     It installs the redaction of the loggers underneath (`redaction.guard_loggers`), which stays when it is closed.
     """
@@ -33,7 +24,6 @@ class MhvUpstream:
 
     def __init__(self, settings: MhvSettings) -> None:
         guard_loggers(secrets=settings.secrets())
-        self.settings = settings
         self._http = HttpClient(
             connect_seconds=settings.connect_timeout.total_seconds(),
             read_seconds=settings.read_timeout.total_seconds(),
@@ -46,39 +36,41 @@ class MhvUpstream:
         self.longest_call = self._http.longest_call
         self.kinds = tuple(settings.records) if settings.fhir_url else ()
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `MhvSessions.open_session`."""
-        return self._sessions.open_session(patient)
-
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `PhrManager.start_refresh`."""
-        return self._phr_manager.start_refresh(patient)
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `PhrManager.ask_status`."""
-        return self._phr_manager.ask_status(question)
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `FhirClient.read`. Raises `ConfigurationError` without a `fhir_url`."""
-        return self._fhir.read(kind, token)
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`. Reading records raises `ConfigurationError` without a `fhir_url`."""
+        match request:
+            case OpenSession(patient):
+                return self._sessions.open_session(patient)
+            case StartRefresh(patient):
+                return self._phr_manager.start_refresh(patient)
+            case AskStatus():
+                return self._phr_manager.ask_status(request)
+            case ReadRecords(kind, token):
+                return self._fhir.read(kind, token)
 
     def close(self) -> None:
         """Close idle connections."""
         self._http.close()
 
+
+class MhvUpstream(GuardedUpstream):
+    """The real upstream, by `settings`, behind the guard that they set: an implementation of `ports.Upstream`.
+
+    Thread-safe. What its guard tells goes to `observer`, by default to that of the `PhrRefresh` which it is given to.
+    """
+
+    def __init__(self, settings: MhvSettings, *, observer: Observer | None = None) -> None:
+        client = MhvClient(settings)
+        super().__init__(
+            client,
+            concurrency=settings.concurrency,
+            failures=settings.guard_failures,
+            open_for=settings.guard_open_for.total_seconds(),
+            observer=observer,
+        )
+        self.settings = settings
+        #: The kinds of records that there are to read.
+        self.kinds = client.kinds
+
     def __repr__(self) -> str:
         return f"MhvUpstream({self.settings!r})"
-
-
-def guarded(upstream: Upstream, observer: Observer) -> Upstream:
-    """An `MhvUpstream` behind the guard of its settings. One of the host's own is left to the host."""
-    if not isinstance(upstream, MhvUpstream):
-        return upstream
-    settings = upstream.settings
-    return GuardedUpstream(
-        upstream,
-        concurrency=settings.concurrency,
-        failures=settings.guard_failures,
-        open_for=settings.guard_open_for.total_seconds(),
-        observer=observer,
-    )

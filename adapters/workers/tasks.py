@@ -16,6 +16,9 @@ class TaskWorker:
     At most `queue_limit` steps wait, delayed ones included; then `hand_over` says False.
     """
 
+    #: See `ports.NeverWaits`.
+    never_waits = True
+
     def __init__(self, *, concurrency: int = 64, queue_limit: int = 10_000, drain_seconds: float = 5.0) -> None:
         if concurrency < 1 or queue_limit < 1:
             raise ConfigurationError("TaskWorker", "concurrency or queue_limit is below 1", "give at least 1 of each")

@@ -21,6 +21,9 @@ class ThreadWorker:
     in the store carry their deadlines, so nothing stays stuck.
     """
 
+    #: See `ports.NeverWaits`.
+    never_waits = True
+
     def __init__(self, *, threads: int = 8, queue_limit: int = 10_000, drain_seconds: float = 5.0) -> None:
         if threads < 1 or queue_limit < 1:
             raise ConfigurationError("ThreadWorker", "threads or queue_limit is below 1", "give at least 1 of each")

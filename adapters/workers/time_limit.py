@@ -1,4 +1,4 @@
-"""LoginGate: runs the login hook's work under a time limit that holds whatever the store does (rule R5)."""
+"""TimeLimit: runs the login hook's work under a time limit that holds whatever the store does (rule R5)."""
 
 import os
 import threading
@@ -14,11 +14,11 @@ T = TypeVar("T")
 DRAIN_SECONDS = 5.0
 
 
-class GateTimeout(Exception):
+class TimeLimitExceeded(Exception):
     """The work was not done within its limit. It may still be going on."""
 
 
-class LoginGate:
+class TimeLimit:
     """Runs work on `threads` threads; at most `queue_limit` more pieces wait. Beyond that nothing is even waited for.
 
     A socket time-out alone would not do: it does not bound name resolution, nor the sum of connect, TLS handshake,
@@ -38,10 +38,10 @@ class LoginGate:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="phr-refresh-login")
 
     def call(self, work: Callable[[], T], *, seconds: float) -> T:
-        """The result of `work`. Raises `GateTimeout` after `seconds`, and what `work` raises."""
+        """The result of `work`. Raises `TimeLimitExceeded` after `seconds`, and what `work` raises."""
         free = self._free
         if not free.acquire(blocking=False):
-            raise GateTimeout
+            raise TimeLimitExceeded
         try:
             future: Future[T] = self._pool.submit(work)
         except BaseException:
@@ -54,7 +54,7 @@ class LoginGate:
             # Done after all: at the last moment, or with a TimeoutError of its own.
             if future.done():
                 return future.result()
-            raise GateTimeout from error
+            raise TimeLimitExceeded from error
 
     def close(self) -> None:
         """Wait a few seconds for what still goes on, so that a slow login is handed over."""

@@ -2,21 +2,18 @@
 
 from collections import defaultdict
 
-from phr_refresh.adapters.ports import Observer, RecordsAnswer, Upstream
+from phr_refresh.adapters.ports import Observer, Upstream, UpstreamAnswer, UpstreamRequest
 from phr_refresh.statemachine.effects import (
     AskStatus,
-    CouldNotAsk,
     Fact,
-    KickOffAnswer,
     NeverSent,
+    OpenSession,
     Phase,
-    SessionFailed,
-    SessionOpened,
-    SessionToken,
+    StartRefresh,
     StatusReport,
 )
 from phr_refresh.statemachine.patient import Patient, UserKey
-from phr_refresh.statemachine.policy import Instant, Policy, milliseconds
+from phr_refresh.statemachine.policy import Instant, Policy
 from phr_refresh.statemachine.record import State
 
 from ..synchronous import PhrRefresh
@@ -44,44 +41,48 @@ class Rules:
         self._completed: set[UserKey] = set()
         self._seen: dict[UserKey, Patient] = {}
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `Upstream.open_session`."""
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`."""
+        match request:
+            case OpenSession(patient):
+                return self._open_session(request, patient)
+            case StartRefresh(patient):
+                return self._start_refresh(request, patient)
+            case AskStatus():
+                return self._ask_status(request)
+        return self.upstream.call(request)
+
+    def _open_session(self, request: OpenSession, patient: Patient) -> UpstreamAnswer:
         self._seen[patient.key] = patient
         self._opening[patient.key] += 1
         if self._opening[patient.key] > 1:
             self.broken.append("R2: a session was asked for while another one was")
         try:
-            return self.upstream.open_session(patient)
+            return self.upstream.call(request)
         finally:
             self._opening[patient.key] -= 1
 
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `Upstream.start_refresh`."""
+    def _start_refresh(self, request: StartRefresh, patient: Patient) -> UpstreamAnswer:
         now, last = self._clock(), self._kicked_off.get(patient.key)
-        answer = self.upstream.start_refresh(patient)
+        answer = self.upstream.call(request)
         if isinstance(answer, NeverSent):
             return answer
-        if last is not None and now - last < milliseconds(self._policy.refresh_window):
+        if last is not None and now - last < self._policy.ms.refresh_window:
             self.broken.append(f"R1: a kick-off was sent {(now - last) / 1000:.3f} s after the one before")
         self._kicked_off[patient.key] = now
         self._completed.discard(patient.key)
         return answer
 
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `Upstream.ask_status`."""
+    def _ask_status(self, question: AskStatus) -> UpstreamAnswer:
         key, now = question.patient.key, self._clock()
         last = self._polled.get(key)
-        if last is not None and now - last < milliseconds(self._policy.poll_interval):
+        if last is not None and now - last < self._policy.ms.poll_interval:
             self.broken.append(f"R6: a status call was made {(now - last) / 1000:.3f} s after the one before")
         self._polled[key] = now
-        answer = self.upstream.ask_status(question)
+        answer = self.upstream.call(question)
         if isinstance(answer, StatusReport) and answer.phase is Phase.COMPLETE:
             self._completed.add(key)
         return answer
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `Upstream.read_records`."""
-        return self.upstream.read_records(kind, token)
 
     def close(self) -> None:
         """See `Upstream.close`."""

@@ -1,11 +1,11 @@
 """A store that can be stepped: something happens before or after the calls that a test chooses."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from phr_refresh.adapters.ports import Change, Row, Store, Written
-from phr_refresh.statemachine.errors import RecordUnreadable, StoreUnavailable
-from phr_refresh.statemachine.patient import UserKey
+from phr_refresh.adapters.ports import Change, ChangeAll, Store, StoreReply, StoreRequest
+from phr_refresh.statemachine.effects import ListDue, Load, LoadAll
+from phr_refresh.statemachine.errors import StoreUnavailable
 
 
 class SteppableStore:
@@ -38,34 +38,15 @@ class SteppableStore:
         """The `number`-th write from now on takes effect, and its answer is lost."""
         self._after["write", self._count("write") + number].append(_unavailable)
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        """See `Store.load`."""
-        self._note("load with token" if with_token else "load")
-        return self.store.load(key, with_token=with_token)
-
-    def write(self, change: Change) -> Written | Row:
-        """See `Store.write`."""
-        self._note("write")
-        number = self._count("write")
-        answer = self.store.write(change)
-        for act in self._after.pop(("write", number), ()):
+    def call(self, request: StoreRequest) -> StoreReply:
+        """See `Store.call`."""
+        kind = _KINDS[type(request)]
+        self._note("load with token" if isinstance(request, Load) and request.with_token else kind)
+        number = self._count(kind)
+        reply = self.store.call(request)
+        for act in self._after.pop((kind, number), ()):
             act()
-        return answer
-
-    def load_all(self, keys: Sequence[UserKey]) -> Sequence[Row | RecordUnreadable]:
-        """See `Store.load_all`."""
-        self._note("load_all")
-        return self.store.load_all(keys)
-
-    def write_all(self, changes: Sequence[Change]) -> Sequence[Written | Row | RecordUnreadable]:
-        """See `Store.write_all`."""
-        self._note("write_all")
-        return self.store.write_all(changes)
-
-    def due(self, limit: int) -> Sequence[UserKey]:
-        """See `Store.due`."""
-        self._note("due")
-        return self.store.due(limit)
+        return reply
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -81,6 +62,9 @@ class SteppableStore:
             _unavailable()
         for act in self._before.pop((kind, self._count(kind)), ()):
             act()
+
+
+_KINDS = {Load: "load", Change: "write", LoadAll: "load_all", ChangeAll: "write_all", ListDue: "due"}
 
 
 def _unavailable() -> None:

@@ -5,19 +5,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from phr_refresh.adapters.ports import Records, RecordsAnswer
+from phr_refresh.adapters.ports import RecordsAnswer, UpstreamAnswer, UpstreamRequest
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
     CouldNotAsk,
     KickOffAnswer,
+    OpenSession,
     Phase,
+    ReadRecords,
+    Records,
     SessionFailed,
     SessionOpened,
     SessionToken,
+    StartRefresh,
     StatusReport,
 )
-from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.record import ExtractProgress, ExtractState
 
 from .clock import START
@@ -57,21 +60,18 @@ class ScriptedUpstream:
         """How many status calls were made."""
         return self.calls.count("ask_status")
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
-        """See `Upstream.open_session`."""
-        return self._next("open_session", self.sessions) or SessionOpened(self._token())
-
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
-        """See `Upstream.start_refresh`."""
-        return self._next("start_refresh", self.kick_off_answers) or Accepted()
-
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
-        """See `Upstream.ask_status`."""
-        return self._next("ask_status", self.statuses) or _COMPLETE
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        """See `Upstream.read_records`."""
-        return self._next("read_records", self.records) or Records({"resourceType": "Bundle", "total": 0}, 0)
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`."""
+        match request:
+            case OpenSession():
+                return self._next("open_session", self.sessions) or SessionOpened(self._token())
+            case StartRefresh():
+                return self._next("start_refresh", self.kick_off_answers) or Accepted()
+            case AskStatus():
+                return self._next("ask_status", self.statuses) or _COMPLETE
+            case ReadRecords():
+                nothing = Records({"resourceType": "Bundle", "total": 0}, 0)
+                return self._next("read_records", self.records) or nothing
 
     def close(self) -> None:
         """Has nothing to let go of."""

@@ -27,6 +27,7 @@ from phr_refresh.adapters.stores.redis_errors import _REASONS_BY_CLASS, _REASONS
 from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.cli.examining import Doctor
+from phr_refresh.statemachine.effects import ListDue
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.edges_upstream_cases import Certificates
 from support.redis_servers import LOGIN, PASSWORD, USER, Cluster, Node, Watched, with_users
@@ -401,7 +402,7 @@ def test_a_file_as_it_should_be_has_nothing_wrong(tmp_path: Path) -> None:
     """It is there, private, in WAL mode, and can be written."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with closing(open_store(url)) as store:
-        store.due(1)
+        store.call(ListDue(1))
         found = examined(url)
     assert [] == [check for check in bad(found) if check != "store.filesystem"]
     assert ("wal", "answered 20 loads") == (found["store.journal"].said, found["store.reachable"].said)
@@ -432,7 +433,7 @@ def test_tokens_that_others_may_read_are_a_warning(tmp_path: Path) -> None:
     """Unless they are sealed."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with closing(open_store(url)) as store:
-        store.due(1)
+        store.call(ListDue(1))
     (tmp_path / "store.db").chmod(0o640)
     plain = examined(url, PHR_REFRESH_SEAL_KEYS="")
     assert "others may read the session tokens in it (mode 640)" == plain["store.mode"].said

@@ -1,7 +1,5 @@
 """Drafts: what a flow decided, on its way to one commit."""
 
-from dataclasses import replace
-
 import pytest
 from phr_refresh import Policy
 from phr_refresh.statemachine.draft import Draft
@@ -11,6 +9,7 @@ from phr_refresh.statemachine.policy import milliseconds
 from phr_refresh.statemachine.record import RefreshRecord, Refusal, State
 from phr_refresh.statemachine.table import Event, EventName
 from support.samples import ADA, DEADLINE, HOUR, MINUTE, NOON, SECOND, refreshing, token_until
+from support.values import replace
 
 POLICY = Policy()
 LATEST = NOON + 7 * MINUTE

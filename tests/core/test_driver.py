@@ -1,19 +1,18 @@
 """The driver: what was decided too long ago is not sent, observers harm nobody, and both runners do the same."""
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
+from msgspec import msgpack
 from phr_refresh.adapters.driver import Ports, run, run_async
-from phr_refresh.adapters.ports import Change, Row, Written
+from phr_refresh.adapters.ports import Change, Row
 from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.statemachine.codec import decode
@@ -22,10 +21,13 @@ from phr_refresh.statemachine.effects import (
     CouldNotAsk,
     Fact,
     Follow,
+    Load,
     NeverSent,
+    OpenSession,
     Rejected,
     SessionFailed,
     SessionOpened,
+    StartRefresh,
     TokenChange,
 )
 from phr_refresh.statemachine.errors import RecordUnreadable, SessionUnavailable, StoreUnavailable
@@ -34,7 +36,8 @@ from phr_refresh.statemachine.outcomes import ReceiptKind
 from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import KickOff, State
 from support.fakes import RecordingWorker, ScriptedUpstream, Silent, SteppableStore
-from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, token_until
+from support.samples import ADA, BOB, HOUR, JWT, NOON, SECOND, UNHURRIED, token_until
+from support.values import replace
 
 AGE = Policy().decision_age.total_seconds()
 
@@ -71,7 +74,7 @@ class Rig:
         self.upstream = ScriptedUpstream(jwt=JWT)
         self.worker = RecordingWorker()
         self.observer = Silent()
-        self.flows = Flows(Policy(), iter("abcdefgh").__next__)
+        self.flows = Flows(UNHURRIED, iter("abcdefgh").__next__)
         self.ports = Ports(
             **{
                 "store": self.store,
@@ -79,7 +82,7 @@ class Rig:
                 "worker": self.worker,
                 "seal": PlainSeal(),
                 "observer": self.observer,
-                "policy": Policy(),
+                "policy": Policy(poll_schedule=()),
                 "monotonic": self.clock,
             }
             | ports
@@ -91,13 +94,12 @@ class Rig:
         inner = self.store.store
 
         class Pausing(MemoryStore):
-            def load(_, key: str, *, with_token: bool = False) -> Row:
-                return inner.load(key, with_token=with_token)
-
-            def write(_, change: Change) -> Written | Row:
+            def call(_, request: Any) -> Any:
                 nonlocal writes
+                answer = inner.call(request)
+                if not isinstance(request, Change):
+                    return answer
                 writes += 1
-                answer = inner.write(change)
                 self.clock.seconds += seconds if writes == nth else 0
                 return answer
 
@@ -110,7 +112,7 @@ class Rig:
 
     def record(self) -> Any:
         """What is stored of Ada."""
-        return decode(self.store.store.load(ADA.key).value)
+        return decode(self.store.store.call(Load(ADA.key)).value)
 
 
 @pytest.fixture(autouse=True)
@@ -170,9 +172,11 @@ def test_an_answers_time_is_the_stores_clock_carried_forward() -> None:
     rig = Rig()
 
     class Slow(ScriptedUpstream):
-        def start_refresh(self, patient: Any) -> Any:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
             rig.clock.seconds += 3.25
-            return super().start_refresh(patient)
+            return super().call(request)
 
     run(rig.flows.refresh(ADA), Rig(store=rig.store, upstream=Slow(), monotonic=rig.clock).ports)
     assert NOON + 3250 == rig.record().answered_at
@@ -211,7 +215,7 @@ def test_a_token_is_stored_sealed() -> None:
     """The store never sees the token itself."""
     rig = Rig(seal=ReverseSeal())
     token = run(rig.flows.session(ADA), rig.ports)
-    stored = rig.store.store.load(ADA.key, with_token=True).token
+    stored = rig.store.store.call(Load(ADA.key, with_token=True)).token
     assert JWT.encode() not in stored
     assert token == run(rig.flows.session(ADA), rig.ports)
     assert 1 == rig.upstream.opened
@@ -223,9 +227,9 @@ def test_a_token_copied_to_another_patients_key_does_not_open(seal: Any) -> None
     rig = Rig(seal=seal)
     run(rig.flows.session(ADA), rig.ports)
     run(rig.flows.session(BOB), rig.ports)
-    stolen = rig.store.store.load(ADA.key, with_token=True).token
-    row = rig.store.store.load(BOB.key)
-    rig.store.store.write(
+    stolen = rig.store.store.call(Load(ADA.key, with_token=True)).token
+    row = rig.store.store.call(Load(BOB.key))
+    rig.store.store.call(
         Change(
             key=BOB.key,
             value=row.value,
@@ -268,7 +272,8 @@ def test_a_session_lasts_as_long_by_the_stores_clock_as_by_a_hosts_that_is_wrong
     """What counts of a host's clock is how much longer a token lasts, not what time it shows (DESIGN, section 6)."""
     rig = Rig()
     two_hours_behind = replace(rig.ports, wall_clock=lambda: NOON - 2 * HOUR)
-    rig.upstream.open_session = lambda patient: SessionOpened(token_until(NOON - 2 * HOUR + HOUR // 4, JWT))
+    call, opened = rig.upstream.call, SessionOpened(token_until(NOON - 2 * HOUR + HOUR // 4, JWT))
+    rig.upstream.call = lambda request: opened if isinstance(request, OpenSession) else call(request)
     run(rig.flows.refresh(ADA), two_hours_behind)
     assert NOON + HOUR // 4 == rig.record().session_expires_at
 
@@ -277,13 +282,13 @@ def test_a_store_that_is_slower_than_decisions_last_ends_in_an_error() -> None:
     """Where every commit comes too late, a flow gives up instead of asking for ever."""
     rig = Rig()
     stale = Row(None, "", NOON)
-    rig.store.store = SimpleNamespace(load=lambda key, with_token=False: stale, write=lambda change: stale)
+    rig.store.store = SimpleNamespace(call=lambda request: stale)
     with pytest.raises(StoreUnavailable, match="contended"):
         rig.refresh()
 
 
-@pytest.mark.parametrize("plain", [b"", b"[]", b"{}", b"null", b'{"k":1}', b"\xff", b'"text"'])
-def test_a_sealed_text_that_is_no_token_is_as_good_as_none(plain: bytes) -> None:
+@pytest.mark.parametrize("plain", [b"", b"\x90", b"\x80", b"\xc0", b'{"k":1}', b"\xff", b"\xa4text", None])
+def test_a_sealed_text_that_is_no_token_is_as_good_as_none(plain: bytes | None) -> None:
     """Whatever comes out of the seal, the session is created again and nothing is raised."""
 
     class Opens(PlainSeal):
@@ -296,13 +301,13 @@ def test_a_sealed_text_that_is_no_token_is_as_good_as_none(plain: bytes) -> None
     assert JWT == run(other.flows.session(ADA), other.ports).reveal()
 
 
-@pytest.mark.parametrize("changes", [{"e": "soon"}, {"j": None}, {"s": 7}, {"j": ["a"]}])
-def test_a_sealed_token_of_the_wrong_shape_is_as_good_as_none(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{3: "soon"}, {1: None}, {2: 7}, {1: ["a"]}])
+def test_a_sealed_token_of_the_wrong_shape_is_as_good_as_none(changes: dict[int, Any]) -> None:
     """A token whose parts are of the wrong type is created again, not handed to a caller."""
 
     class Bends(PlainSeal):
         def unseal(self, sealed: bytes) -> bytes | None:
-            return json.dumps(json.loads(sealed) | changes).encode()
+            return msgpack.encode([changes.get(place, part) for place, part in enumerate(msgpack.decode(sealed))])
 
     rig = Rig()
     run(rig.flows.session(ADA), rig.ports)
@@ -334,7 +339,7 @@ def script(**answers: Any) -> Script:
 
 def corrupt(rig: Rig) -> None:
     """Ada's record is torn."""
-    rig.store.store.write(
+    rig.store.store.call(
         Change(
             key=ADA.key,
             value=b"{",
@@ -411,12 +416,9 @@ def test_the_policy_sets_the_age() -> None:
     inner = rig.store.store
 
     class Watching(MemoryStore):
-        def load(self, key: str, *, with_token: bool = False) -> Row:
-            return inner.load(key, with_token=with_token)
-
-        def write(self, change: Change) -> Written | Row:
-            ages.append(change.max_age)
-            return inner.write(change)
+        def call(self, request: Any) -> Any:
+            ages.extend([request.max_age] if isinstance(request, Change) else [])
+            return inner.call(request)
 
     rig.store.store = Watching()
     rig.refresh()

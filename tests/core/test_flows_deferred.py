@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from phr_refresh import Patient, PhrRefresh, Policy, ReceiptKind, SessionUnavailable, State
@@ -12,10 +13,10 @@ from phr_refresh.statemachine.effects import (
     UPSTREAM_OVERLOADED,
     CouldNotAsk,
     NeverSent,
+    OpenSession,
     Refresh,
     Rejected,
     SessionFailed,
-    SessionOpened,
 )
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.policy import as_datetime
@@ -259,12 +260,14 @@ class Town:
         town = self
 
         class Slow(ScriptedUpstream):
-            def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+            def call(self, request: Any) -> Any:
+                if not isinstance(request, OpenSession):
+                    return super().call(request)
                 town.clock.leap(seconds=CALL)
                 if town.is_down:
                     return SessionFailed("http_503")
                 town.began.append(town.seconds())
-                return super().open_session(patient)
+                return super().call(request)
 
         return Slow(session_lasts=timedelta(days=30_000))
 

@@ -1,11 +1,12 @@
 """Claims that must be on a replica before the kick-off is sent (`Policy.claim_replicas`)."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from phr_refresh import ConfigurationError, Policy, ReceiptKind, State
 from phr_refresh.adapters.driver import Ports, run
-from phr_refresh.adapters.ports import Change, Row, Written
+from phr_refresh.adapters.ports import Change, Written
 from phr_refresh.adapters.session_creation.seal import PlainSeal
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.statemachine.effects import Commit, Refresh
@@ -77,12 +78,11 @@ class Followed:
         self.replicas = replicas
         self.asked: list[tuple[int, int]] = []
 
-    def load(self, key: str, *, with_token: bool = False) -> Row:
-        return self.store.load(key, with_token=with_token)
-
-    def write(self, change: Change) -> Written | Row:
+    def call(self, change: Any) -> Any:
+        if not isinstance(change, Change):
+            return self.store.call(change)
         self.asked.append((change.replicas, change.replicas_wait))
-        answer = self.store.write(change)
+        answer = self.store.call(change)
         if isinstance(answer, Written):
             return Written(answer.version, answer.now, self.replicas >= change.replicas)
         return answer

@@ -1,7 +1,6 @@
 """Logging out and sweeping, stepped: the window outlives the session, and one bad record stops nobody."""
 
 from collections import deque
-from dataclasses import replace
 
 import pytest
 from phr_refresh.statemachine.effects import Commit, CommitAll, NeverSent, Phase, Rejected, StatusReport
@@ -9,6 +8,7 @@ from phr_refresh.statemachine.outcomes import ReceiptKind, SweepReport
 from phr_refresh.statemachine.record import State
 from support.samples import ADA, BOB, DEADLINE, HOUR, MINUTE, NOON, SECOND, WINDOW, refreshing
 from support.stepping import World
+from support.values import replace
 
 
 def log_out(world: World) -> None:

@@ -3,7 +3,7 @@
 import copy
 import pickle
 import traceback
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from phr_refresh.statemachine.errors import InvalidPatient
 from phr_refresh.statemachine.patient import Patient, key_of
 from phr_refresh.statemachine.record import RefreshRecord
 from support.samples import CORRELATION_ID, ICN
+from support.values import replace
 
 USER_ID = "ada@portal.example"
 ADA = Patient(USER_ID, ICN, CORRELATION_ID)

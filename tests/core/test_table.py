@@ -1,6 +1,5 @@
 """The table against DESIGN.md, section 2, written down here a second time; and the checks that guard it."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -23,6 +22,7 @@ from phr_refresh.statemachine.table import (
     window_open,
 )
 from support.samples import HOUR, MINUTE, NOON, WINDOW, refreshing
+from support.values import replace
 
 N, S, R, C, T = State
 OPEN = {"window_opens_at": NOON - 1}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from phr_refresh.statemachine.effects import Load
 
 pytest.importorskip("django")
 
@@ -148,7 +149,7 @@ def test_a_store_that_works_is_not_warned_of(shared_server, tmp_path: Path) -> N
     assert ["W003"] == ids(found(right(store=f"sqlite:///{file}"), deploy=True))
     assert not file.exists()
     with closing(open_store(f"sqlite:///{file}")) as store:
-        store.load("key")
+        store.call(Load("key"))
     assert ["W003"] == ids(found(right(store=f"sqlite:///{file}"), deploy=True))
 
 

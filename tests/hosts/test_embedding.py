@@ -10,6 +10,7 @@ from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.embedding import Embedding
+from phr_refresh.statemachine.effects import Load
 from support.fakes import ScriptedUpstream
 from support.samples import ADA
 
@@ -82,7 +83,7 @@ def test_a_host_may_open_the_store() -> None:
     assert [] == opened
     with closing(embedding.open()) as phr, closing(embedding.open()):
         phr.refresh(ADA)
-        assert [True, False] == [store.load(ADA.key).value is not None for store in opened]
+        assert [True, False] == [store.call(Load(ADA.key)).value is not None for store in opened]
 
 
 WRONG = {

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp
 from support.asgi import PATIENCE_SECONDS, served
 from support.fakes import ScriptedUpstream
 from support.samples import ADA, GUEST, UNHURRIED
+from support.values import replace
 
 PEOPLE = {"ada": ADA, "guest": GUEST}
 POLICY = replace(UNHURRIED, poll_interval=timedelta(milliseconds=50))
@@ -114,6 +114,25 @@ def test_it_can_be_mounted_everywhere(
         assert 404 == browser.get(f"{url}/phr/elsewhere").status_code
         assert 204 == browser.post(f"{url}/logout").status_code
         assert 401 == browser.get(f"{url}/phr/status").status_code
+
+
+@pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
+def test_what_is_public_touches_no_session(path: str, browser: requests.Session) -> None:
+    """What any cache may keep comes without a cookie, of a host whose sessions last as long as they are used."""
+
+    def look(request: Request) -> Patient | None:
+        request.session["seen"] = True
+        return None
+
+    with served(in_starlette(embedded(look, is_logged_in=look))) as url:
+        answers = [
+            browser.get(f"{url}/phr/{path}"),
+            browser.post(f"{url}/phr/{path}"),
+            browser.get(f"{url}/phr/status"),
+        ]
+    assert [200, 405, 401] == [answer.status_code for answer in answers]
+    assert [False, False, True] == ["Set-Cookie" in answer.headers for answer in answers]
+    assert ["nosniff"] * 3 == [answer.headers["X-Content-Type-Options"] for answer in answers]
 
 
 def test_headers_that_come_twice_are_joined(browser: requests.Session) -> None:
@@ -312,6 +331,7 @@ def test_another_sites_page_starts_nothing(browser: requests.Session) -> None:
         refused = browser.post(f"{url}/phr/refresh", headers=upstream)
         assert (403, "cross_origin") == (refused.status_code, refused.json()["code"])
         assert "application/problem+json" == refused.headers["Content-Type"]
+        assert "nosniff" == refused.headers["X-Content-Type-Options"]
         assert 202 == browser.post(f"{url}/phr/refresh", headers={"Origin": url}).status_code
         assert browser.get(f"{url}/phr/status", headers=upstream).ok
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 from phr_refresh import Patient
 from phr_refresh.starlette import PhrRefreshStarlette
-from phr_refresh.statemachine.effects import AskStatus, Phase, SessionOpened, StatusReport
+from phr_refresh.statemachine.effects import AskStatus, OpenSession, Phase, StatusReport
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,8 +22,10 @@ from support.samples import ADA, UNHURRIED
 class Endless(ScriptedUpstream):
     """Its refreshes never end."""
 
-    def ask_status(self, question: AskStatus) -> StatusReport:
+    def call(self, request: Any) -> Any:
         """Still running."""
+        if not isinstance(request, AskStatus):
+            return super().call(request)
         return StatusReport(Phase.IN_PROGRESS)
 
 
@@ -139,11 +141,13 @@ class Gated(ScriptedUpstream):
         super().__init__()
         self.is_asked, self.may_go_on = threading.Event(), threading.Event()
 
-    def open_session(self, patient: Patient) -> SessionOpened:
+    def call(self, request: Any) -> Any:
         """Once it may go on."""
+        if not isinstance(request, OpenSession):
+            return super().call(request)
         self.is_asked.set()
         assert self.may_go_on.wait(PATIENCE_SECONDS)
-        return super().open_session(patient)
+        return super().call(request)
 
 
 def test_who_goes_takes_no_session_along() -> None:

@@ -8,20 +8,20 @@ from phr_refresh import Patient, PhrRefresh, open_store
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.statemachine.effects import OpenSession, StartRefresh
 
 
 class DyingUpstream(MhvUpstream):
     """Dies in the middle of a call."""
 
-    def open_session(self, patient):
-        """Opens a session, unless this is the moment to die."""
-        die_at("before the session call")
-        return super().open_session(patient)
-
-    def start_refresh(self, patient):
-        """Sends the kick-off, unless this is the moment to die; or dies with the answer in hand."""
+    def call(self, request):
+        """Makes the call, unless this is the moment to die; or dies with the kick-off's answer in hand."""
+        if isinstance(request, OpenSession):
+            die_at("before the session call")
+        if not isinstance(request, StartRefresh):
+            return super().call(request)
         die_at("before the kick-off")
-        answer = super().start_refresh(patient)
+        answer = super().call(request)
         die_at("after the kick-off")
         return answer
 

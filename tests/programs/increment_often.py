@@ -5,6 +5,7 @@ from contextlib import closing
 
 from phr_refresh.adapters.ports import Change, Written
 from phr_refresh.adapters.stores.sqlite import SqliteStore
+from phr_refresh.statemachine.effects import Load
 from phr_refresh.statemachine.patient import key_of
 
 KEY = key_of("ada")
@@ -12,7 +13,7 @@ KEY = key_of("ada")
 print("ready", flush=True)
 sys.stdin.readline()
 with closing(SqliteStore(sys.argv[1], busy_timeout=30)) as store:
-    row = store.load(KEY)
+    row = store.call(Load(KEY))
     done = 0
     while done < int(sys.argv[2]):
         change = Change(
@@ -24,6 +25,6 @@ with closing(SqliteStore(sys.argv[1], busy_timeout=30)) as store:
             due_at=None,
             keep_until=row.now + 3_600_000,
         )
-        answer = store.write(change)
+        answer = store.call(change)
         done += isinstance(answer, Written)
-        row = store.load(KEY) if isinstance(answer, Written) else answer
+        row = store.call(Load(KEY)) if isinstance(answer, Written) else answer

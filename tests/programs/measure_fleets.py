@@ -19,6 +19,7 @@ from pathlib import Path
 
 from phr_refresh.adapters.ports import Change, Store, Written
 from phr_refresh.adapters.stores import open_store
+from phr_refresh.statemachine.effects import Load as ReadOne
 from phr_refresh.statemachine.effects import TokenChange
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
@@ -82,15 +83,15 @@ class Load:
             return error.reason, max(slowest, time.perf_counter() - started)
 
     def _calls(self, key: str) -> Iterator:
-        row = yield lambda: self._store.load(key)
-        row = yield lambda: self._store.load(key, with_token=True)
+        row = yield lambda: self._store.call(ReadOne(key))
+        row = yield lambda: self._store.call(ReadOne(key, with_token=True))
         version, now = row.version, row.now
         for wish in ({}, {"token_change": TokenChange.PUT, "token": TOKEN, "token_expires_at": now + MINUTE}, {}):
             change = _change(key, version, now, due_at=now + 5 * MINUTE, **wish)
-            answer = yield lambda change=change: self._store.write(change)
+            answer = yield lambda change=change: self._store.call(change)
             version = answer.version if isinstance(answer, Written) else ""
-        yield lambda: self._store.load(key)
-        yield lambda: self._store.write(_change(key, version, now, due_at=now + 60 * MINUTE))
+        yield lambda: self._store.call(ReadOne(key))
+        yield lambda: self._store.call(_change(key, version, now, due_at=now + 60 * MINUTE))
 
 
 def _change(key: str, version: str, now: int, **fields: object) -> Change:

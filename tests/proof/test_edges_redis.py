@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +11,7 @@ from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
-from phr_refresh.statemachine.effects import Refresh
+from phr_refresh.statemachine.effects import ListDue, Load, Refresh
 from support import edges
 from support.edges_proxy import Fault, late, proxied
 from support.edges_redis import CASES, Place, RedisCase
@@ -20,6 +19,7 @@ from support.edges_time import Clock
 from support.edges_upstream import Fronts
 from support.edges_world import ADA, BOB, CARL, DORA, Heard, World, hearing
 from support.samples import UNHURRIED
+from support.values import replace
 
 pytestmark = pytest.mark.once
 
@@ -140,10 +140,10 @@ def test_each_way_to_it_is_met_alike(stage: Stage, case: RedisCase) -> None:
     said: list[list[str]] = []
     for begin in (case.begin, *case.others):
         with begin(place):
-            calls = (lambda: world.store.load(BOB.key, with_token=True), lambda: world.store.write(change))
+            calls = (lambda: world.store.call(Load(BOB.key, with_token=True)), lambda: world.store.call(change))
             said.append([world.ask(call) for call in calls])
             # To this one an empty list, for example, is an answer. It must not raise anything else than ours.
-            world.ask(lambda: world.store.due(1))
+            world.ask(lambda: world.store.call(ListDue(1)))
     assert said == said[:1] * len(said)
     assert said[0][1] != "an answer"
     world.check_what_was_said()
@@ -154,6 +154,6 @@ def test_a_late_answer_is_not_taken_for_the_next_one(stage: Stage) -> None:
     world, place = stage(RedisCase("late", lambda place: place.proxy.away(), hurried=True))
     world.say("refresh", BOB)
     with place.proxy.striking(Fault(late(0.8), times=1)):
-        assert "timed_out" == world.ask(lambda: world.store.load(ADA.key))
-        nobody, somebody = (world.wait(world.store.load(key)) for key in (ADA.key, BOB.key))
+        assert "timed_out" == world.ask(lambda: world.store.call(Load(ADA.key)))
+        nobody, somebody = (world.wait(world.store.call(Load(key))) for key in (ADA.key, BOB.key))
     assert (True, False) == (nobody.value is None, somebody.value is None)

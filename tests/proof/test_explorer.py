@@ -5,7 +5,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from phr_refresh.statemachine.outcomes import ReceiptKind
@@ -19,6 +18,7 @@ from support.exploring_rules import once_per_window, undisturbed
 from support.exploring_scenes import DURABLE_PAIRS, PAIRS, TRIPLES, refresh, scene_named
 from support.exploring_world import World
 from support.samples import ADA, MARGIN, WINDOW
+from support.values import replace
 
 pytestmark = pytest.mark.once
 

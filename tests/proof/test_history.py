@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.testing.history import HistoryFile, RecordedStore, Verdict, check, read_history
 from support.fakes import ScriptedUpstream
 from support.samples import ADA, BOB, HOUR, ICN, JWT, NOON, UNHURRIED
+from support.values import replace
 
 KEY = b"of the tests"
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -104,8 +104,10 @@ def test_a_call_that_fails_has_an_unknown_outcome() -> None:
     """A write whose answer is lost may have taken effect; the line says that nobody knows."""
 
     class Down(MemoryStore):
-        def write(self, change: Change) -> Any:
-            super().write(change)
+        def call(self, request: Any) -> Any:
+            reply = super().call(request)
+            if not isinstance(request, Change):
+                return reply
             raise StoreUnavailable("of the records", "reset")
 
     lines: list[dict[str, Any]] = []

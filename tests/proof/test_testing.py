@@ -6,12 +6,13 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from phr_refresh import Fact, Policy, StoreUnavailable
 from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.stores.memory import MemoryStore
-from phr_refresh.statemachine.effects import AskStatus, Follow, NeverSent, Refresh
+from phr_refresh.statemachine.effects import AskStatus, Follow, Load, NeverSent, OpenSession, Refresh, StartRefresh
 from phr_refresh.testing import Clock, ClockedWorker, Coverage, Rules, ScriptedUpstream, SteppableStore
 from support.samples import ADA, NOON
 
@@ -65,12 +66,13 @@ def test_a_broken_rule_fails_the_test(tmp_path: Path) -> None:
     """A kick-off that somebody sends behind the library's back fails the test at its end, with one sentence."""
     program = """
 from phr_refresh import Patient
+from phr_refresh.statemachine.effects import StartRefresh
 
 ADA = Patient("ada", "1012345678V123456", "12345")
 
 def test_it(phr):
     phr.refresh(ADA)
-    phr._upstream.start_refresh(ADA)
+    phr._upstream.call(StartRefresh(ADA))
 """
     done = run_pytest(tmp_path, program)
     assert 1 == done.returncode
@@ -99,12 +101,12 @@ def asked() -> AskStatus:
 
 def test_r1_counts_from_kick_off_to_kick_off(rules: Rules, clock: Clock) -> None:
     """A millisecond too early is broken, a whole window is not."""
-    rules.start_refresh(ADA)
+    rules.call(StartRefresh(ADA))
     clock.tick(seconds=3600)
-    rules.start_refresh(ADA)
+    rules.call(StartRefresh(ADA))
     assert [] == rules.broken
     clock.tick(seconds=3599.999)
-    rules.start_refresh(ADA)
+    rules.call(StartRefresh(ADA))
     assert ["R1: a kick-off was sent 3599.999 s after the one before"] == rules.broken
 
 
@@ -113,8 +115,8 @@ def test_r1_forgives_what_never_left(clock: Clock) -> None:
     upstream = ScriptedUpstream()
     upstream.kick_off_answers.append(NeverSent("refused"))
     rules = Rules(upstream, clock=clock, policy=POLICY)
-    rules.start_refresh(ADA)
-    rules.start_refresh(ADA)
+    rules.call(StartRefresh(ADA))
+    rules.call(StartRefresh(ADA))
     assert [] == rules.broken
 
 
@@ -122,32 +124,34 @@ def test_r2_sees_sessions_at_once(clock: Clock) -> None:
     """A session call that comes while another one is under way is broken."""
 
     class Slow(ScriptedUpstream):
-        def open_session(self, patient):
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, OpenSession):
+                return super().call(request)
             if not self.calls:
                 self.calls.append("first")
-                rules.open_session(patient)
-            return super().open_session(patient)
+                rules.call(OpenSession(request.patient))
+            return super().call(request)
 
     rules = Rules(Slow(), clock=clock, policy=POLICY)
-    rules.open_session(ADA)
+    rules.call(OpenSession(ADA))
     assert ["R2: a session was asked for while another one was"] == rules.broken
 
 
 def test_r3_sees_a_completion_that_nobody_reported(rules: Rules) -> None:
     """Told complete before the upstream said so is broken; after it, not."""
-    rules.start_refresh(ADA)
+    rules.call(StartRefresh(ADA))
     fact = Fact("refresh_completed", ADA.key, "refreshing", "complete")
     rules(fact)
-    rules.ask_status(asked())
+    rules.call(asked())
     rules(fact)
     assert ["R3: a refresh was told complete, and the upstream had not said so"] == rules.broken
 
 
 def test_r6_sees_polls_too_close(rules: Rules, clock: Clock) -> None:
     """Nine tenths of an interval are broken."""
-    rules.ask_status(asked())
+    rules.call(asked())
     clock.tick(seconds=0.9)
-    rules.ask_status(asked())
+    rules.call(asked())
     assert ["R6: a status call was made 0.900 s after the one before"] == rules.broken
 
 
@@ -197,8 +201,8 @@ def test_a_lost_answer_has_taken_effect(clock: Clock) -> None:
     store.lose_answer(2)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            store.write(change)
-        values = store.load(ADA.key).value
+            store.call(change)
+        values = store.call(Load(ADA.key)).value
     assert b"1" == values
     assert ["write", "load", "write", "load"] == store.calls
 

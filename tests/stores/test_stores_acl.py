@@ -9,7 +9,7 @@ from phr_refresh.adapters.ports import Change, Row, Store, Written
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.stores.keys import RedisKeys
 from phr_refresh.adapters.stores.redis_acl import COMMANDS, acl_rule
-from phr_refresh.statemachine.effects import TokenChange
+from phr_refresh.statemachine.effects import ListDue, Load, LoadAll, TokenChange
 from phr_refresh.statemachine.errors import ConfigurationError, StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
 from support.redis_servers import PASSWORD, USER, Node
@@ -38,7 +38,7 @@ def restrict(server) -> Iterator[Callable[[str], str]]:
 
 def all_of_it(store: Store) -> list[object]:
     """Everything that a store can be asked, each branch of its scripts; the answers that a lack of rights may bend."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     forgotten = Change(
         key=key_of("forgotten"),
         value=b"",
@@ -48,12 +48,12 @@ def all_of_it(store: Store) -> list[object]:
         due_at=now - 2,
         keep_until=now - 1,
     )
-    store.write(forgotten)
+    store.call(forgotten)
     token = {"token_change": TokenChange.PUT, "token": b"t", "token_expires_at": now + MINUTE}
-    written = store.write(next_number(KEY, Row(None, "", now), **token))
-    due = tuple(store.due(5))
-    row = store.load(KEY, with_token=True)
-    done = store.write(
+    written = store.call(next_number(KEY, Row(None, "", now), **token))
+    due = tuple(store.call(ListDue(5)))
+    row = store.call(Load(KEY, with_token=True))
+    done = store.call(
         Change(
             key=KEY,
             value=b"2",
@@ -65,8 +65,8 @@ def all_of_it(store: Store) -> list[object]:
             token_change=TokenChange.DROP,
         )
     )
-    last = store.write(next_number(KEY, store.load(KEY), replicas=0, replicas_wait=1))
-    return [type(written), due, row.token, type(done), type(last), store.load_all(some_keys(2))[0].value]
+    last = store.call(next_number(KEY, store.call(Load(KEY)), replicas=0, replicas_wait=1))
+    return [type(written), due, row.token, type(done), type(last), store.call(LoadAll(tuple(some_keys(2))))[0].value]
 
 
 def test_the_rule_is_enough(restrict):
@@ -91,10 +91,10 @@ def test_nothing_in_the_rule_is_too_much(restrict, server, command):
 def test_who_may_not_wait_is_told_of_no_replicas(restrict):
     """The write has taken effect; that it is on a replica cannot be said."""
     with closing(open_store(restrict("-wait"))) as store:
-        answer = store.write(next_number(KEY, store.load(KEY), replicas=1, replicas_wait=10))
+        answer = store.call(next_number(KEY, store.call(Load(KEY)), replicas=1, replicas_wait=10))
 
         assert (Written, False) == (type(answer), answer.is_replicated)
-        assert b"1" == store.load(KEY).value
+        assert b"1" == store.call(Load(KEY)).value
 
 
 @pytest.mark.parametrize("command", ["cluster|slots", "asking"])
@@ -108,11 +108,11 @@ def test_a_cluster_needs_two_more(fleets, command):
 
     def look() -> None:
         with closing(open_store(cluster.url.replace(USER, LESSER))) as store, pytest.raises(StoreUnavailable) as raised:
-            store.load(KEY)
+            store.call(Load(KEY))
         reasons.append(raised.value.reason)
 
     with closing(open_store(cluster.url)) as store:
-        store.write(next_number(KEY, store.load(KEY)))
+        store.call(next_number(KEY, store.call(Load(KEY))))
     source = cluster.owner(slot := redis.crc.key_slot(KEYS.record(KEY).encode()))
     cluster.move(slot, next(node for node in cluster.nodes if node is not source), halfway=look)
     _drop_user(cluster.nodes)

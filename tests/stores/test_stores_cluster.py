@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from phr_refresh.adapters.ports import Store, Written
+from phr_refresh.adapters.ports import ChangeAll, Store, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.keys import RedisKeys
+from phr_refresh.statemachine.effects import ListDue, Load, LoadAll
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import UserKey, key_of
 from redis.crc import key_slot
@@ -68,8 +69,8 @@ def key_on(cluster: Cluster, node: Node) -> UserKey:
 
 def increment(store: Store, key: UserKey = KEY) -> int:
     """Add one to the number in the record."""
-    row = store.load(key)
-    assert isinstance(store.write(next_number(key, row)), Written)
+    row = store.call(Load(key))
+    assert isinstance(store.call(next_number(key, row)), Written)
     return int(row.value or 0) + 1
 
 
@@ -109,8 +110,8 @@ def test_slots_move_under_load_and_nothing_is_lost(cluster, store, how):
     assert moves >= len(slots)
     assert set(load.tally.errors) <= {"cluster_resharding"}
     assert load.tally.errors.total() < load.tally.calls / 20
-    assert {key: load.tally.written[key] for key in keys} == {key: int(store.load(key).value) for key in keys}
-    assert set(keys) == set(store.due(100))
+    assert {key: load.tally.written[key] for key in keys} == {key: int(store.call(Load(key)).value) for key in keys}
+    assert set(keys) == set(store.call(ListDue(100)))
     print(f"\n{moves} slots moved {how}: {load.tally.calls} writes, errors {dict(load.tally.errors)}")
 
 
@@ -123,7 +124,7 @@ def test_a_slot_half_moved_loses_no_entry_that_is_due(cluster, store):
 
     def look() -> None:
         try:
-            seen.append(set(store.due(100)))
+            seen.append(set(store.call(ListDue(100))))
         except StoreUnavailable as error:
             seen.append(error.reason)
 
@@ -131,7 +132,7 @@ def test_a_slot_half_moved_loses_no_entry_that_is_due(cluster, store):
     cluster.move(slot_of(KEY), next(node for node in cluster.nodes if node is not source), halfway=look)
 
     assert seen in (["cluster_resharding"], [{KEY, *same_slot}])
-    assert {KEY, *same_slot} == set(store.due(100))
+    assert {KEY, *same_slot} == set(store.call(ListDue(100)))
 
 
 def test_a_patient_on_the_way_is_found(cluster, store):
@@ -140,27 +141,31 @@ def test_a_patient_on_the_way_is_found(cluster, store):
     seen = []
     source = cluster.owner(slot_of(KEY))
     target = next(node for node in cluster.nodes if node is not source)
-    cluster.move(slot_of(KEY), target, halfway=lambda: seen.append(store.load(KEY).value))
+    cluster.move(slot_of(KEY), target, halfway=lambda: seen.append(store.call(Load(KEY)).value))
 
     assert [b"1"] == seen
     assert 2 == increment(store)
-    assert 2 == int(store.load(KEY).value)
+    assert 2 == int(store.call(Load(KEY)).value)
 
 
 def test_a_batch_goes_where_things_lie(cluster, store):
     """Patients whose slots have moved meanwhile are followed, each one; the answers keep their order."""
     keys = some_keys(600)
-    store.write_all([next_number(key, row) for key, row in zip(keys, store.load_all(keys), strict=True)])
+    store.call(
+        ChangeAll(
+            tuple([next_number(key, row) for key, row in zip(keys, store.call(LoadAll(tuple(keys))), strict=True)])
+        )
+    )
     for key in keys[:4]:
         source = cluster.owner(slot_of(key))
         cluster.move(slot_of(key), next(node for node in cluster.nodes if node is not source))
 
-    rows = store.load_all(keys)
-    answers = store.write_all([next_number(key, row) for key, row in zip(keys, rows, strict=True)])
+    rows = store.call(LoadAll(tuple(keys)))
+    answers = store.call(ChangeAll(tuple([next_number(key, row) for key, row in zip(keys, rows, strict=True)])))
 
     assert {b"1"} == {row.value for row in rows}
     assert {Written} == {type(answer) for answer in answers}
-    assert [answer.version for answer in answers] == [row.version for row in store.load_all(keys)]
+    assert [answer.version for answer in answers] == [row.version for row in store.call(LoadAll(tuple(keys)))]
 
 
 # Nodes that die, and nodes that hang.
@@ -175,19 +180,19 @@ def test_patients_of_other_nodes_go_on(own_cluster, own_store):
     increment(own_store, lost)
     dead.kill()
 
-    assert "connection_failed" == reason_of(lambda: own_store.load(lost))
+    assert "connection_failed" == reason_of(lambda: own_store.call(Load(lost)))
     assert 1 == increment(own_store, kept)
-    assert reason_of(lambda: own_store.due(5)) in ("connection_failed", "cluster_unavailable")
+    assert reason_of(lambda: own_store.call(ListDue(5))) in ("connection_failed", "cluster_unavailable")
 
 
 def test_a_cluster_that_is_down_says_so(own_cluster, own_store):
     """Where slots are not served and the cluster wants all of them, every node refuses."""
     kept = key_on(own_cluster, own_cluster.nodes[2])
-    own_store.load(kept)
+    own_store.call(Load(kept))
     own_cluster.nodes[0].kill()
     wait_until(lambda: b"cluster_state:fail" in own_cluster.nodes[2].ask("CLUSTER", "INFO"), what="the cluster is down")
 
-    assert "cluster_unavailable" == reason_of(lambda: own_store.load(kept))
+    assert "cluster_unavailable" == reason_of(lambda: own_store.call(Load(kept)))
 
 
 @pytest.mark.parametrize("call", ["load", "load_all", "due"])
@@ -195,10 +200,14 @@ def test_a_node_that_hangs_costs_one_time_out(own_cluster, call):
     """However many commands, and however many nodes hang: a caller waits for one time-out, not for their sum."""
     with closing(open_store(f"{own_cluster.url}?socket_timeout=0.5&socket_connect_timeout=0.5")) as store:
         keys = some_keys(300)
-        store.load_all(keys)
+        store.call(LoadAll(tuple(keys)))
         for node in own_cluster.nodes:
             node.suspend()
-        calls = {"load": lambda: store.load(KEY), "load_all": lambda: store.load_all(keys), "due": lambda: store.due(9)}
+        calls = {
+            "load": lambda: store.call(Load(KEY)),
+            "load_all": lambda: store.call(LoadAll(tuple(keys))),
+            "due": lambda: store.call(ListDue(9)),
+        }
         for _ in range(2):
             started = time.perf_counter()
             assert "timed_out" == reason_of(calls[call])
@@ -206,7 +215,7 @@ def test_a_node_that_hangs_costs_one_time_out(own_cluster, call):
         for node in own_cluster.nodes:
             node.resume()
 
-        assert 300 == len(store.load_all(keys))
+        assert 300 == len(store.call(LoadAll(tuple(keys))))
 
 
 def test_a_node_that_hangs_costs_one_time_out_under_asyncio(own_cluster, runner):
@@ -215,12 +224,12 @@ def test_a_node_that_hangs_costs_one_time_out_under_asyncio(own_cluster, runner)
     async def work() -> float:
         store = open_async_store(f"{own_cluster.url}?socket_timeout=0.5&socket_connect_timeout=0.5")
         try:
-            await store.load_all(some_keys(300))
+            await store.call(LoadAll(tuple(some_keys(300))))
             for node in own_cluster.nodes:
                 node.suspend()
             started = time.perf_counter()
             with pytest.raises(StoreUnavailable, match="timed_out"):
-                await store.load_all(some_keys(300))
+                await store.call(LoadAll(tuple(some_keys(300))))
             return time.perf_counter() - started
         finally:
             for node in own_cluster.nodes:
@@ -246,7 +255,7 @@ def test_a_replica_takes_over(own_cluster, own_store):
     assert set(load.tally.errors) <= {"connection_failed", "cluster_unavailable"}
     for key in keys:
         most = load.tally.written[key] + load.tally.open_writes[key]
-        assert int(own_store.load(key).value) <= most
+        assert int(own_store.call(Load(key)).value) <= most
     print(load.tally)
 
 
@@ -259,7 +268,7 @@ def test_tasks_queue_for_a_connection_to_each_node(cluster, runner):
     async def work() -> int:
         store = open_async_store(f"{cluster.url}?max_connections=3&socket_timeout=20&socket_connect_timeout=20")
         try:
-            return len(await asyncio.gather(*(store.load(key) for key in some_keys(200))))
+            return len(await asyncio.gather(*(store.call(Load(key)) for key in some_keys(200))))
         finally:
             await store.close()
 
@@ -285,7 +294,7 @@ def test_a_fork_uses_connections_of_its_own(store):
 def test_close_leaves_no_connection(cluster):
     """After `close` the nodes know of no client of ours."""
     store = open_store(cluster.url)
-    store.load_all(some_keys(50))
+    store.call(LoadAll(tuple(some_keys(50))))
     assert 3 == sum(b"name=phr-refresh" in node.ask("CLIENT", "LIST", "TYPE", "normal") for node in cluster.nodes)
 
     store.close()
@@ -299,21 +308,21 @@ def test_close_leaves_no_connection(cluster):
 def test_a_server_that_is_in_no_cluster_is_named(server):
     """redis+cluster:// on a standalone server says what is wrong."""
     with closing(open_store(f"redis+cluster://127.0.0.1:{server.port}")) as store:
-        assert "not_a_cluster" == reason_of(lambda: store.load(KEY))
+        assert "not_a_cluster" == reason_of(lambda: store.call(Load(KEY)))
 
 
 def test_a_plain_url_on_a_cluster_says_what_is_needed(cluster):
     """redis:// on a node of a cluster works for a third of the patients; the others are told why not."""
     key = key_on(cluster, cluster.nodes[2])
     with closing(open_store(f"redis://{LOGIN}{cluster.nodes[0].place}")) as store:
-        assert "needs_a_cluster_client" == reason_of(lambda: store.load(key))
+        assert "needs_a_cluster_client" == reason_of(lambda: store.call(Load(key)))
 
 
 def test_wrong_credentials_are_told_of_and_not_shown(cluster):
     """Neither the error nor what it is chained to has the password in it."""
     with closing(open_store(f"redis+cluster://phr-refresh:hunter2@{cluster.places}")) as store:
         with pytest.raises(StoreUnavailable) as raised:
-            store.load(KEY)
+            store.call(Load(KEY))
 
     error: BaseException | None = raised.value
     assert "authentication_failed" == raised.value.reason

@@ -6,12 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 
 import pytest
 import redis
 import redis.asyncio
-from phr_refresh.adapters.ports import Change, Row, Store, Written
+from phr_refresh.adapters.ports import Change, ChangeAll, Row, Store, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.keys import SHARDS, RedisKeys
 from phr_refresh.adapters.stores.redis_async import AsyncRedisStore
@@ -19,10 +18,11 @@ from phr_refresh.adapters.stores.redis_commands import RedisCommands
 from phr_refresh.adapters.stores.redis_errors import unavailable
 from phr_refresh.adapters.stores.redis_sync import RedisStore
 from phr_refresh.adapters.stores.redis_talks import MOST_TOGETHER
-from phr_refresh.statemachine.effects import TokenChange
+from phr_refresh.statemachine.effects import ListDue, Load, LoadAll, TokenChange
 from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable, StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
 from redis.crc import key_slot
+from support.values import replace
 
 KEY = key_of("ada")
 MINUTE = 60_000
@@ -86,19 +86,21 @@ def test_each_call_is_one_round_trip(server):
 
 
 def _calls(store):
-    now = store.load(key_of("nobody")).now
+    now = store.call(Load(key_of("nobody"))).now
     key = key_of(f"patient {time.perf_counter_ns()}")
     return [
-        lambda: store.load(key),
-        lambda: store.load(key, with_token=True),
-        lambda: store.write(change(now, key=key)),
-        lambda: store.due(5),
-        lambda: store.load_all([]),
-        lambda: store.write_all([]),
-        lambda: store.load_all([key, KEY, key]),
-        lambda: store.write_all([change(now, key=key_of(f"{key} {number}")) for number in range(MOST_TOGETHER)]),
-        lambda: store.load_all([key_of(str(number)) for number in range(2 * MOST_TOGETHER + 1)]),
-        lambda: store.write(change(now, key=key_of(f"{key} replicated"), replicas=1, replicas_wait=1)),
+        lambda: store.call(Load(key)),
+        lambda: store.call(Load(key, with_token=True)),
+        lambda: store.call(change(now, key=key)),
+        lambda: store.call(ListDue(5)),
+        lambda: store.call(LoadAll(())),
+        lambda: store.call(ChangeAll(())),
+        lambda: store.call(LoadAll((key, KEY, key))),
+        lambda: store.call(
+            ChangeAll(tuple([change(now, key=key_of(f"{key} {number}")) for number in range(MOST_TOGETHER)]))
+        ),
+        lambda: store.call(LoadAll(tuple([key_of(str(number)) for number in range(2 * MOST_TOGETHER + 1)]))),
+        lambda: store.call(change(now, key=key_of(f"{key} replicated"), replicas=1, replicas_wait=1)),
     ]
 
 
@@ -122,11 +124,15 @@ def test_each_awaited_call_is_one_round_trip(server, runner):
         store = AsyncRedisStore(redis.asyncio.Redis(connection_pool=pool))
         trips = []
         for name in ("first", "second"):
-            now = (await store.load(KEY)).now
+            now = (await store.call(Load(KEY))).now
             several = [change(now, key=key_of(f"{name} {number}")) for number in range(3)]
             calls = (
-                *(store.load(KEY), store.write(change(now, key=key_of(name))), store.due(5)),
-                *(store.load_all([]), store.write_all(several), store.load_all([KEY] * (MOST_TOGETHER + 1))),
+                *(store.call(Load(KEY)), store.call(change(now, key=key_of(name))), store.call(ListDue(5))),
+                *(
+                    store.call(LoadAll(())),
+                    store.call(ChangeAll(tuple(several))),
+                    store.call(LoadAll(tuple([KEY] * (MOST_TOGETHER + 1)))),
+                ),
             )
             for call in calls:
                 before = len(sent)
@@ -143,26 +149,26 @@ def test_each_awaited_call_is_one_round_trip(server, runner):
 
 def test_forgotten_scripts_are_sent_again(store, client):
     """After SCRIPT FLUSH every call works as before."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     client.script_flush()
-    written = store.write(change(now))
+    written = store.call(change(now))
     client.script_flush()
-    loaded = store.load(KEY, with_token=True)
+    loaded = store.call(Load(KEY, with_token=True))
     client.script_flush()
 
     assert isinstance(written, Written)
     assert (b"record", b"token") == (loaded.value, loaded.token)
-    assert (KEY,) == store.due(5)
+    assert (KEY,) == store.call(ListDue(5))
 
 
 def test_forgotten_scripts_of_a_batch_are_sent_again(store, client):
     """After SCRIPT FLUSH a batch answers each patient, and what was written before the flush is not written twice."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     keys = [key_of(f"user {number}") for number in range(5)]
     client.script_flush()
-    written = store.write_all([change(now, key=key) for key in keys])
+    written = store.call(ChangeAll(tuple([change(now, key=key) for key in keys])))
     client.script_flush()
-    rows = store.load_all(keys)
+    rows = store.call(LoadAll(tuple(keys)))
 
     assert [answer.version for answer in written] == [row.version for row in rows]
     assert {b"record"} == {row.value for row in rows}
@@ -170,13 +176,13 @@ def test_forgotten_scripts_of_a_batch_are_sent_again(store, client):
 
 def test_what_is_none_of_ours_hides_no_other_patient(store, client):
     """In a batch a foreign value, or a key of another type, is an answer about one patient."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     client.hset(KEYS.record(key_of("hash")), "field", "theirs")
     client.set(KEYS.record(key_of("short")), b"short")
     keys = [key_of("hash"), KEY, key_of("short")]
 
-    written = store.write_all([change(now, key=key) for key in keys])
-    rows = store.load_all(keys)
+    written = store.call(ChangeAll(tuple([change(now, key=key) for key in keys])))
+    rows = store.call(LoadAll(tuple(keys)))
 
     assert [RecordUnreadable, Written, RecordUnreadable] == [type(answer) for answer in written]
     assert [RecordUnreadable, Row, RecordUnreadable] == [type(row) for row in rows]
@@ -189,10 +195,12 @@ def test_what_is_none_of_ours_hides_no_other_patient(store, client):
 
 def test_a_batch_that_is_refused_raises(store, client):
     """What says nothing about one patient alone is the store's failure, as for a single call."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     client.config_set("maxmemory", "1")
     try:
-        assert "out_of_memory" == reason_of(lambda: store.write_all([change(now), change(now, key=key_of("bob"))]))
+        assert "out_of_memory" == reason_of(
+            lambda: store.call(ChangeAll((change(now), change(now, key=key_of("bob")))))
+        )
     finally:
         client.config_set("maxmemory", "0")
 
@@ -200,13 +208,13 @@ def test_a_batch_that_is_refused_raises(store, client):
 def test_a_restarted_server_is_used_again_at_once(own_server):
     """A pooled connection that broke, and scripts that are gone, cost nobody an error."""
     with closing(open_store(own_server.url)) as store:
-        store.write(change(store.load(KEY).now))
+        store.call(change(store.call(Load(KEY)).now))
         own_server.stop()
         own_server.start()
 
-        assert store.load(KEY).value is None
-        assert isinstance(store.write(change(store.load(KEY).now)), Written)
-        assert (KEY,) == store.due(5)
+        assert store.call(Load(KEY)).value is None
+        assert isinstance(store.call(change(store.call(Load(KEY)).now)), Written)
+        assert (KEY,) == store.call(ListDue(5))
 
 
 def test_a_restarted_server_is_used_again_under_asyncio(own_server, runner):
@@ -215,10 +223,10 @@ def test_a_restarted_server_is_used_again_under_asyncio(own_server, runner):
     async def restart_between() -> Row:
         store = open_async_store(own_server.url)
         try:
-            await store.write(change((await store.load(KEY)).now))
+            await store.call(change((await store.call(Load(KEY))).now))
             own_server.stop()
             own_server.start()
-            return await store.load(KEY)
+            return await store.call(Load(KEY))
         finally:
             await store.close()
 
@@ -280,13 +288,13 @@ def losing_the_answer_to(marker: bytes, port: int) -> Iterator[int]:
 def test_a_write_whose_answer_is_lost_is_repeated_and_known(server, client):
     """The connection breaks after the server wrote: the caller still learns that it is written."""
     with closing(open_store(server.url)) as direct:
-        now = direct.load(KEY).now
-        direct.write(change(now, key=key_of("warm up the script")))
+        now = direct.call(Load(KEY)).now
+        direct.call(change(now, key=key_of("warm up the script")))
     with (
         losing_the_answer_to(b"precious", server.port) as port,
         closing(open_store(f"redis://127.0.0.1:{port}")) as store,
     ):
-        answer = store.write(change(now, value=b"precious"))
+        answer = store.call(change(now, value=b"precious"))
 
     assert isinstance(answer, Written)
     assert client.get(KEYS.record(KEY)) == answer.version.encode() + b"precious"
@@ -298,13 +306,13 @@ def test_a_lost_answer_is_known_under_asyncio_too(server, client, runner):
     async def write(port: int, now: int) -> Written | Row:
         store = open_async_store(f"redis://127.0.0.1:{port}")
         try:
-            return await store.write(change(now, value=b"precious"))
+            return await store.call(change(now, value=b"precious"))
         finally:
             await store.close()
 
     now = _now(client)
     with closing(open_store(server.url)) as direct:
-        direct.write(change(now, key=key_of("warm up the script")))
+        direct.call(change(now, key=key_of("warm up the script")))
     with losing_the_answer_to(b"precious", server.port) as port:
         answer = runner.run(write(port, now))
 
@@ -325,16 +333,16 @@ def reason_of(call) -> str:
 def test_a_stopped_server_is_unavailable(own_server):
     """The error names the server and the reason."""
     with closing(open_store(own_server.url)) as store:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         own_server.stop()
 
         with pytest.raises(StoreUnavailable) as raised:
-            store.load(KEY)
+            store.call(Load(KEY))
         assert str(raised.value) == (
             f"the store {own_server.url} is unavailable (connection_failed); check that it runs and can be reached."
         )
-        assert "connection_failed" == reason_of(lambda: store.write(change(now)))
-        assert "connection_failed" == reason_of(lambda: store.due(1))
+        assert "connection_failed" == reason_of(lambda: store.call(change(now)))
+        assert "connection_failed" == reason_of(lambda: store.call(ListDue(1)))
 
 
 @pytest.fixture
@@ -348,7 +356,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(black_hole):
     """One time-out, not several: a time-out is not tried again."""
     with closing(open_store(f"redis://127.0.0.1:{black_hole}?socket_timeout=0.2")) as store:
         started = time.perf_counter()
-        assert "timed_out" == reason_of(lambda: store.load(KEY))
+        assert "timed_out" == reason_of(lambda: store.call(Load(KEY)))
         assert time.perf_counter() - started < 0.4
 
 
@@ -358,7 +366,7 @@ def test_a_server_that_never_answers_is_given_up_under_asyncio(black_hole, runne
     async def load() -> None:
         store = open_async_store(f"redis://127.0.0.1:{black_hole}?socket_timeout=0.2")
         try:
-            await asyncio.wait_for(store.load(KEY), timeout=0.4)
+            await asyncio.wait_for(store.call(Load(KEY)), timeout=0.4)
         finally:
             await store.close()
 
@@ -372,7 +380,7 @@ def test_a_wrong_password_is_said_but_not_shown(own_server, login):
         client.config_set("requirepass", "correct")
     with closing(open_store(f"redis://{login}127.0.0.1:{own_server.port}")) as store:
         with pytest.raises(StoreUnavailable) as raised:
-            store.load(KEY)
+            store.call(Load(KEY))
 
     error: BaseException | None = raised.value
     assert "authentication_failed" == raised.value.reason
@@ -386,25 +394,25 @@ def test_the_right_password_opens(own_server):
     with closing(own_server.client()) as client:
         client.config_set("requirepass", "p/#@?")
     with closing(open_store(f"redis://:p%2F%23%40%3F@127.0.0.1:{own_server.port}")) as store:
-        assert isinstance(store.write(change(store.load(KEY).now)), Written)
+        assert isinstance(store.call(change(store.call(Load(KEY)).now)), Written)
 
 
 def test_a_replica_is_read_only(own_server):
     """After a failover the old primary refuses writes, and says why."""
     with closing(open_store(own_server.url)) as store, closing(own_server.client()) as client:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
 
-        assert "read_only" == reason_of(lambda: store.write(change(now)))
+        assert "read_only" == reason_of(lambda: store.call(change(now)))
 
 
 def test_a_full_server_is_out_of_memory(own_server):
     """A server that evicts nothing refuses to grow."""
     with closing(open_store(own_server.url)) as store, closing(own_server.client()) as client:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         client.config_set("maxmemory", "1")
 
-        assert "out_of_memory" == reason_of(lambda: store.write(change(now)))
+        assert "out_of_memory" == reason_of(lambda: store.call(change(now)))
 
 
 @pytest.mark.parametrize(
@@ -435,8 +443,8 @@ def test_a_key_of_another_type_is_reported_and_kept(store, client):
     """What is none of ours is neither taken for nothing nor written over."""
     client.hset(KEYS.record(KEY), "field", "theirs")
 
-    assert "wrong_type" == reason_of(lambda: store.load(KEY))
-    assert "wrong_type" == reason_of(lambda: store.write(change(_now(client))))
+    assert "wrong_type" == reason_of(lambda: store.call(Load(KEY)))
+    assert "wrong_type" == reason_of(lambda: store.call(change(_now(client))))
     assert {b"field": b"theirs"} == client.hgetall(KEYS.record(KEY))
 
 
@@ -445,7 +453,7 @@ def test_a_foreign_value_is_reported_and_kept(store, client, value):
     """A value without a version is unreadable, and never reset."""
     client.set(KEYS.record(KEY), value)
 
-    for call in (lambda: store.load(KEY), lambda: store.write(change(_now(client)))):
+    for call in (lambda: store.call(Load(KEY)), lambda: store.call(change(_now(client)))):
         with pytest.raises(RecordUnreadable, match="what lies at its key was not written by phr-refresh"):
             call()
     assert value == client.get(KEYS.record(KEY))
@@ -461,7 +469,7 @@ def test_a_client_that_decodes_is_refused(server):
 def test_a_client_of_the_caller_stays_open(server, client):
     """The store closes only a client of its own."""
     store = RedisStore(client)
-    store.load(KEY)
+    store.call(Load(KEY))
     pooled = client.connection_pool
     store.close()
 
@@ -487,8 +495,8 @@ def test_all_keys_of_a_patient_share_a_slot():
 
 def test_keys_hold_nothing_but_the_hash(store, client):
     """The keys that a write leaves are those of the table in `keys`, with their lifetimes."""
-    now = store.load(KEY).now
-    store.write(change(now))
+    now = store.call(Load(KEY)).now
+    store.call(change(now))
 
     found = {name.decode() for name in client.keys()}
     assert {KEYS.record(KEY), KEYS.token(KEY), KEYS.due_index(KEY)} == found
@@ -499,39 +507,39 @@ def test_keys_hold_nothing_but_the_hash(store, client):
 
 def test_writes_clean_up_after_the_forgotten_where_nobody_sweeps(store, client):
     """The entry of a forgotten record goes with a later write to its shard: no sweeper is needed."""
-    now = store.load(KEY).now
+    now = store.call(Load(KEY)).now
     shard = KEYS.due_index(KEY)
     same_shard = next(key for number in range(10_000) if KEYS.due_index(key := key_of(f"user-{number}")) == shard)
     client.zadd(shard, {same_shard: now - 5 * MINUTE})
 
-    store.write(change(now, due_at=now, keep_until=now + 3 * MINUTE))
+    store.call(change(now, due_at=now, keep_until=now + 3 * MINUTE))
     assert [same_shard, KEY] == [member.decode() for member in client.zrange(shard, 0, -1)]
-    store.write(change(now, expected_version=store.load(KEY).version, due_at=now, keep_until=now + 2 * MINUTE))
+    store.call(change(now, expected_version=store.call(Load(KEY)).version, due_at=now, keep_until=now + 2 * MINUTE))
     assert [KEY] == [member.decode() for member in client.zrange(shard, 0, -1)]
 
 
 def test_due_cleans_up_after_the_forgotten(store, client):
     """An entry whose record is gone is listed no more, and removed."""
-    store.write(change(store.load(KEY).now))
+    store.call(change(store.call(Load(KEY)).now))
     client.delete(KEYS.record(KEY))
 
-    assert () == store.due(5)
+    assert () == store.call(ListDue(5))
     assert not client.exists(KEYS.due_index(KEY))
 
 
 def test_prefixes_keep_stores_apart(server):
     """Two services may share a server."""
     with closing(open_store(f"{server.url}?prefix=a")) as one, closing(open_store(f"{server.url}?prefix=b")) as other:
-        now = one.load(KEY).now
-        one.write(change(now))
+        now = one.call(Load(KEY)).now
+        one.call(change(now))
 
-        assert (b"record", None) == (one.load(KEY).value, other.load(KEY).value)
-        assert ((KEY,), ()) == (one.due(5), other.due(5))
+        assert (b"record", None) == (one.call(Load(KEY)).value, other.call(Load(KEY)).value)
+        assert ((KEY,), ()) == (one.call(ListDue(5)), other.call(ListDue(5)))
 
 
 def test_memory_of_a_patient(store, client, record_property, capsys):
     """How much a settled patient costs, to be read, not judged: it depends on the server's allocator."""
-    store.write(change(store.load(KEY).now, value=b"x" * 200, due_at=None, token_change=TokenChange.DROP))
+    store.call(change(store.call(Load(KEY)).now, value=b"x" * 200, due_at=None, token_change=TokenChange.DROP))
 
     used = client.memory_usage(KEYS.record(KEY))
     record_property("bytes_per_patient", used)
@@ -547,15 +555,15 @@ def test_a_unix_socket_is_a_way(start_server, tmp_path_factory):
     path = tmp_path_factory.mktemp("s") / "s"
     start_server("valkey", unixsocket=str(path))
     with closing(open_store(f"redis+unix://{path}")) as store:
-        assert isinstance(store.write(change(store.load(KEY).now)), Written)
+        assert isinstance(store.call(change(store.call(Load(KEY)).now)), Written)
 
 
 def test_a_database_number_is_used(server):
     """redis://host/1 is another database than redis://host/0."""
     with closing(open_store(f"{server.url}/1")) as one, closing(open_store(f"{server.url}/0")) as other:
-        one.write(change(one.load(KEY).now))
+        one.call(change(one.call(Load(KEY)).now))
 
-        assert (b"record", None) == (one.load(KEY).value, other.load(KEY).value)
+        assert (b"record", None) == (one.call(Load(KEY)).value, other.call(Load(KEY)).value)
 
 
 @pytest.fixture
@@ -574,12 +582,12 @@ def test_a_cluster_client_works(cluster_port):
     """The scripts and the pipeline of `due` run on Redis Cluster."""
     with closing(redis.RedisCluster(host="127.0.0.1", port=cluster_port)) as client:
         store = RedisStore(client)
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         for number in range(20):
-            store.write(change(now, key=key_of(f"user {number}")))
+            store.call(change(now, key=key_of(f"user {number}")))
 
-        assert {key_of(f"user {number}") for number in range(20)} == set(store.due(100))
-        assert b"token" == store.load(key_of("user 3"), with_token=True).token
+        assert {key_of(f"user {number}") for number in range(20)} == set(store.call(ListDue(100)))
+        assert b"token" == store.call(Load(key_of("user 3"), with_token=True)).token
 
 
 def test_an_asyncio_cluster_client_works(cluster_port, runner):
@@ -588,8 +596,8 @@ def test_an_asyncio_cluster_client_works(cluster_port, runner):
     async def drive() -> tuple:
         client = redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster_port)
         store = AsyncRedisStore(client)
-        await store.write(change((await store.load(KEY)).now))
-        found = await store.due(5), (await store.load(KEY)).value
+        await store.call(change((await store.call(Load(KEY))).now))
+        found = await store.call(ListDue(5)), (await store.call(Load(KEY))).value
         await client.aclose()
         return found
 
@@ -603,7 +611,7 @@ def test_tasks_queue_for_a_connection(server, runner):
     async def work():
         store = open_async_store(url)
         try:
-            return await asyncio.gather(*(store.load(key_of(f"user-{number}")) for number in range(500)))
+            return await asyncio.gather(*(store.call(Load(key_of(f"user-{number}"))) for number in range(500)))
         finally:
             await store.close()
 

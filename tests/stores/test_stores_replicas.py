@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from phr_refresh import Patient, PhrRefresh, Policy, Receipt
-from phr_refresh.adapters.ports import Row, Written
+from phr_refresh.adapters.ports import ChangeAll, Row, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.redis_commands import RedisCommands
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.statemachine.effects import Load, LoadAll
 from phr_refresh.statemachine.patient import key_of
 from phr_refresh.testing import ScriptedUpstream
 from support.redis_servers import LOGIN, Cluster, Node, Watched, wait_until
@@ -52,9 +53,9 @@ def cut_off(replica: Node) -> None:
 def test_a_write_is_told_of_as_replicated_when_it_is(pair):
     """With a replica that follows, yes; with two asked for, no; where none is asked for nobody waits."""
     with closing(open_store(url_of(pair.servers[0]))) as store:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         answers = [
-            store.write(next_number(key_of(name), Row(None, "", now), replicas=replicas, replicas_wait=wait))
+            store.call(next_number(key_of(name), Row(None, "", now), replicas=replicas, replicas_wait=wait))
             for name, replicas, wait in (("one", 1, LONG), ("two", 2, SHORT), ("none", 0, 0))
         ]
 
@@ -66,16 +67,16 @@ def test_a_write_is_told_of_as_replicated_when_it_is(pair):
 def test_a_replica_that_hangs_has_nothing(pair):
     """SIGSTOP: the connection stands, nothing is acknowledged; the write took effect, and is not replicated."""
     with closing(open_store(url_of(pair.servers[0]))) as store:
-        row = store.load(KEY)
+        row = store.call(Load(KEY))
         pair.servers[1].suspend()
         try:
-            answer = store.write(next_number(KEY, row, replicas=1, replicas_wait=SHORT))
+            answer = store.call(next_number(KEY, row, replicas=1, replicas_wait=SHORT))
         finally:
             pair.servers[1].resume()
 
         assert isinstance(answer, Written)
         assert not answer.is_replicated
-        assert b"1" == store.load(KEY).value
+        assert b"1" == store.call(Load(KEY)).value
 
 
 @pytest.mark.parametrize("pair", ["valkey", "redis"], indirect=True)
@@ -103,33 +104,37 @@ def test_a_repeated_write_is_not_taken_for_replicated(pair):
 def test_a_lost_race_waits_for_nobody_in_vain(pair):
     """A conflict is a row, whatever WAIT says."""
     with closing(open_store(url_of(pair.servers[0]))) as store:
-        row = store.load(KEY)
-        store.write(next_number(KEY, row))
+        row = store.call(Load(KEY))
+        store.call(next_number(KEY, row))
 
-        assert b"1" == store.write(next_number(KEY, row, replicas=1, replicas_wait=LONG)).value
+        assert b"1" == store.call(next_number(KEY, row, replicas=1, replicas_wait=LONG)).value
 
 
 def test_scripts_that_were_forgotten_are_waited_for_too(pair):
     """The first EVALSHA of a server says NOSCRIPT: what counts is the copies of the write that took effect."""
     with closing(open_store(url_of(pair.servers[0]))) as store:
-        row = store.load(KEY)
+        row = store.call(Load(KEY))
         pair.servers[0].ask("SCRIPT", "FLUSH")
-        answer = store.write(next_number(KEY, row, replicas=1, replicas_wait=LONG))
+        answer = store.call(next_number(KEY, row, replicas=1, replicas_wait=LONG))
 
         assert answer.is_replicated
-        assert b"1" == store.load(KEY).value
+        assert b"1" == store.call(Load(KEY)).value
 
 
 def test_in_a_batch_each_write_waits_for_itself(pair):
     """Those that ask for copies are told, each, whether there are."""
     with closing(open_store(url_of(pair.servers[0]))) as store:
-        empty = Row(None, "", store.load(KEY).now)
+        empty = Row(None, "", store.call(Load(KEY)).now)
         wishes = [(0, 0), (1, LONG), (2, SHORT)]
-        answers = store.write_all(
-            [
-                next_number(key, empty, replicas=replicas, replicas_wait=wait)
-                for key, (replicas, wait) in zip(some_keys(3), wishes, strict=True)
-            ]
+        answers = store.call(
+            ChangeAll(
+                tuple(
+                    [
+                        next_number(key, empty, replicas=replicas, replicas_wait=wait)
+                        for key, (replicas, wait) in zip(some_keys(3), wishes, strict=True)
+                    ]
+                )
+            )
         )
 
     assert [True, True, False] == [answer.is_replicated for answer in answers]
@@ -138,9 +143,9 @@ def test_in_a_batch_each_write_waits_for_itself(pair):
 def test_waiting_ends_before_the_client_gives_up(pair):
     """A wait longer than the time-out of the socket would end in an error, and nobody would know what became of it."""
     with closing(open_store(f"redis://{LOGIN}{pair.servers[0].place}?socket_timeout=2")) as store:
-        row = store.load(KEY)
+        row = store.call(Load(KEY))
         started = time.perf_counter()
-        answer = store.write(next_number(KEY, row, replicas=2, replicas_wait=60_000))
+        answer = store.call(next_number(KEY, row, replicas=2, replicas_wait=60_000))
 
     assert not answer.is_replicated
     assert time.perf_counter() - started < 2
@@ -152,9 +157,9 @@ def test_the_asyncio_store_waits_too(pair, runner):
     async def work() -> list[bool]:
         store = open_async_store(url_of(pair.servers[0]))
         try:
-            empty = Row(None, "", (await store.load(KEY)).now)
-            one = await store.write(next_number(KEY, empty, replicas=1, replicas_wait=LONG))
-            two = await store.write(next_number(key_of("bob"), empty, replicas=2, replicas_wait=SHORT))
+            empty = Row(None, "", (await store.call(Load(KEY))).now)
+            one = await store.call(next_number(KEY, empty, replicas=1, replicas_wait=LONG))
+            two = await store.call(next_number(key_of("bob"), empty, replicas=2, replicas_wait=SHORT))
             return [one.is_replicated, two.is_replicated]
         finally:
             await store.close()
@@ -171,11 +176,11 @@ def test_in_a_cluster_the_node_of_the_patient_is_waited_for(binary_for, tmp_path
         cluster.add_replica(cluster.nodes[0])
         keys = some_keys(30)
         with closing(open_store(f"{cluster.url}?socket_timeout=20")) as store:
-            rows = store.load_all(keys)
+            rows = store.call(LoadAll(tuple(keys)))
             changes = [
                 next_number(key, row, replicas=1, replicas_wait=SHORT) for key, row in zip(keys, rows, strict=True)
             ]
-            answers = [store.write(change) for change in changes]
+            answers = [store.call(change) for change in changes]
             on_first = _keys_on(cluster.nodes[0])
             assert {key for key, answer in zip(keys, answers, strict=True) if answer.is_replicated} == on_first
             assert 0 < len(on_first) < len(keys)

@@ -12,6 +12,7 @@ from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
+from phr_refresh.statemachine.effects import ListDue, Load, LoadAll
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
 from support.redis_servers import SERVICE, Watched, wait_until
@@ -58,15 +59,15 @@ def test_a_demoted_primary_is_left_at_once(start_watched):
     """After a failover that nobody died of, the old primary still answers: nothing is read from it, nor written."""
     watched = start_watched(sentinels=1)
     with closing(open_store(watched.url)) as store:
-        first = store.write(next_number(KEY, store.load(KEY)))
+        first = store.call(next_number(KEY, store.call(Load(KEY))))
         promote(watched)
         watched.primary().ask("SET", "marker", "new primary")
 
-        row = store.load(KEY)
-        second = store.write(next_number(KEY, row))
+        row = store.call(Load(KEY))
+        second = store.call(next_number(KEY, row))
 
         assert (first.version, b"1") == (row.version, row.value)
-        assert (second.version, b"2") == (store.load(KEY).version, store.load(KEY).value)
+        assert (second.version, b"2") == (store.call(Load(KEY)).version, store.call(Load(KEY)).value)
         with closing(watched.primary().client()) as client:
             assert any(KEY.encode() in name for name in client.keys("*:r:*"))
 
@@ -76,10 +77,14 @@ def test_a_primary_that_hangs_costs_one_time_out(start_watched):
     """Each call ends after one time-out, whether or not the sentinels are asked again meanwhile."""
     watched = start_watched(sentinels=1, replicas=0)
     with closing(open_store(f"{watched.url}?socket_timeout=0.5")) as store:
-        store.load(KEY)
+        store.call(Load(KEY))
         watched.servers[0].suspend()
         try:
-            for call in (lambda: store.load(KEY), lambda: store.load_all(some_keys(600)), lambda: store.due(5)):
+            for call in (
+                lambda: store.call(Load(KEY)),
+                lambda: store.call(LoadAll(tuple(some_keys(600)))),
+                lambda: store.call(ListDue(5)),
+            ):
                 started = time.perf_counter()
                 assert "timed_out" == reason_of(call)
                 assert time.perf_counter() - started < 0.95
@@ -92,20 +97,20 @@ def test_sentinels_may_die_once_the_primary_is_known(start_watched):
     """Nobody asks a sentinel as long as the primary answers; without any, a new process is told so."""
     watched = start_watched(sentinels=1, replicas=0)
     with closing(open_store(watched.url)) as store:
-        store.load(KEY)
+        store.call(Load(KEY))
         watched.sentinels[0].kill()
 
-        store.write(next_number(KEY, store.load(KEY)))
-        assert b"1" == store.load(KEY).value
+        store.call(next_number(KEY, store.call(Load(KEY))))
+        assert b"1" == store.call(Load(KEY)).value
     with closing(open_store(watched.url)) as store:
-        assert "connection_failed" == reason_of(lambda: store.load(KEY))
+        assert "connection_failed" == reason_of(lambda: store.call(Load(KEY)))
 
 
 def test_a_service_that_is_not_watched_is_named(fleets):
     """A name mistyped in the URL has a reason of its own."""
     url = fleets.url("sentinel").replace(f"/{SERVICE}", "/elsewhere")
     with closing(open_store(url)) as store:
-        assert "service_unknown" == reason_of(lambda: store.load(KEY))
+        assert "service_unknown" == reason_of(lambda: store.call(Load(KEY)))
 
 
 def test_sentinels_want_their_own_password(start_watched):
@@ -116,10 +121,10 @@ def test_sentinels_want_their_own_password(start_watched):
     for password, reason in (("", "authentication_failed"), ("?sentinel_password=wrong", "authentication_failed")):
         with closing(open_store(f"{watched.url}{password}")) as store:
             with pytest.raises(StoreUnavailable, match=reason) as raised:
-                store.load(KEY)
+                store.call(Load(KEY))
             assert "wrong" not in str(raised.value)
     with closing(open_store(f"{watched.url}?sentinel_password=hunter2")) as store:
-        assert store.load(KEY).value is None
+        assert store.call(Load(KEY)).value is None
 
 
 @pytest.mark.once
@@ -130,11 +135,11 @@ def test_a_failover_under_load_under_asyncio(start_watched, runner):
     async def work() -> tuple[str, bytes | None]:
         store = open_async_store(watched.url)
         try:
-            written = await store.write(next_number(KEY, await store.load(KEY)))
+            written = await store.call(next_number(KEY, await store.call(Load(KEY))))
             promote(watched)
-            row = await store.load(KEY)
-            await store.write(next_number(KEY, row))
-            return written.version == row.version, (await store.load(KEY)).value
+            row = await store.call(Load(KEY))
+            await store.call(next_number(KEY, row))
+            return written.version == row.version, (await store.call(Load(KEY))).value
         finally:
             await store.close()
 
@@ -151,7 +156,7 @@ def test_writes_that_were_replicated_survive_the_primary(start_watched):
         watched.primary().kill()
         load.wait_for(200)
     with closing(open_store(watched.url)) as store:
-        found = {key: int(store.load(key).value) for key in keys}
+        found = {key: int(store.call(Load(key)).value) for key in keys}
 
     assert set(load.tally.errors) <= OUTAGE
     for key in keys:
@@ -163,7 +168,7 @@ def test_writes_that_were_replicated_survive_the_primary(start_watched):
 def test_logins_outlive_the_primary(start_watched, replicas):
     """SIGKILL of the primary while patients log in: every login answers, and afterwards all goes on by itself."""
     watched = start_watched(sentinels=3, replicas=2)
-    policy = Policy(poll_interval=timedelta(milliseconds=20), claim_replicas=replicas)
+    policy = Policy(poll_schedule=(), poll_interval=timedelta(milliseconds=20), claim_replicas=replicas)
     with Simulator(speed=200) as simulator:
         settings = MhvSettings(
             base_url=simulator.url,

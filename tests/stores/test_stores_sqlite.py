@@ -11,15 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from phr_refresh.adapters.ports import Change, Row, Written
 from phr_refresh.adapters.stores.sqlite import SqliteStore
 from phr_refresh.adapters.stores.sqlite_connections import SCHEMA
+from phr_refresh.statemachine.effects import Load
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
+from support.values import replace
 
 KEY = key_of("ada")
 MINUTE = 60_000
@@ -58,10 +59,10 @@ def change(now: int, **fields) -> Change:
 
 def increment(store: SqliteStore) -> None:
     """Add one to the number in the record, however often another comes first."""
-    row = store.load(KEY)
+    row = store.call(Load(KEY))
     while True:
         value = b"%d" % (int(row.value or 0) + 1)
-        answer = store.write(change(row.now, value=value, expected_version=row.version))
+        answer = store.call(change(row.now, value=value, expected_version=row.version))
         if isinstance(answer, Written):
             return
         row = answer
@@ -97,12 +98,12 @@ def test_processes_that_share_a_file_lose_nothing(path):
 
     assert [0] * PROCESSES == [process.returncode for process in processes]
     with closing(SqliteStore(path)) as store:
-        assert b"%d" % (PROCESSES * INCREMENTS) == store.load(KEY).value
+        assert b"%d" % (PROCESSES * INCREMENTS) == store.call(Load(KEY)).value
 
 
 def test_a_process_killed_in_mid_write_leaves_the_file_usable(store, path):
     """SIGKILL within a transaction: the write never happened, and nobody waits for its lock."""
-    written = store.write(change(store.load(KEY).now, value=b"before"))
+    written = store.call(change(store.call(Load(KEY)).now, value=b"before"))
 
     def die_in_mid_write() -> None:
         connection = sqlite3.connect(path, isolation_level=None)
@@ -111,8 +112,8 @@ def test_a_process_killed_in_mid_write_leaves_the_file_usable(store, path):
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert -signal.SIGKILL == in_child(die_in_mid_write)
-    assert b"before" == store.load(KEY).value
-    assert isinstance(store.write(change(written.now, expected_version=written.version)), Written)
+    assert b"before" == store.call(Load(KEY)).value
+    assert isinstance(store.call(change(written.now, expected_version=written.version)), Written)
 
 
 def test_a_fork_opens_connections_of_its_own(store, path):
@@ -122,7 +123,7 @@ def test_a_fork_opens_connections_of_its_own(store, path):
     assert 0 == in_child(lambda: increment(store))
     increment(store)
 
-    assert b"3" == store.load(KEY).value
+    assert b"3" == store.call(Load(KEY)).value
     with closing(sqlite3.connect(path)) as connection:
         assert ("ok",) == connection.execute("PRAGMA integrity_check").fetchone()
 
@@ -137,7 +138,7 @@ def test_a_commit_is_synced(store):
 def test_connections_are_reused(store):
     """Calls in a row open the file once."""
     for _ in range(3):
-        store.load(KEY)
+        store.call(Load(KEY))
 
     assert 1 == len(store._connections._idle)
 
@@ -148,21 +149,21 @@ def test_connections_are_reused(store):
 def test_a_locked_file_is_given_up_in_time(path):
     """Another process that holds the lock is waited for so long, then there is a typed error."""
     with closing(SqliteStore(path, busy_timeout=0.1)) as store, closing(sqlite3.connect(path)) as other:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         other.execute("BEGIN IMMEDIATE")
 
         started = time.perf_counter()
         with pytest.raises(StoreUnavailable) as raised:
-            store.write(change(now))
+            store.call(change(now))
         took = time.perf_counter() - started
 
         assert str(raised.value) == (
             f"the store sqlite:///{path} is unavailable (locked); check that it runs and can be reached."
         )
         assert 0.05 < took < 1
-        assert store.load(KEY).value is None
+        assert store.call(Load(KEY)).value is None
         other.rollback()
-        assert isinstance(store.write(change(now)), Written)
+        assert isinstance(store.call(change(now)), Written)
 
 
 def test_a_file_locked_at_its_first_use_is_given_up_in_time(path):
@@ -170,9 +171,9 @@ def test_a_file_locked_at_its_first_use_is_given_up_in_time(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with closing(SqliteStore(path, busy_timeout=0.1)) as store:
-            assert "locked" == reason_of(lambda: store.load(KEY))
+            assert "locked" == reason_of(lambda: store.call(Load(KEY)))
             other.execute("ROLLBACK")
-            assert store.load(KEY).value is None
+            assert store.call(Load(KEY)).value is None
 
 
 def test_a_decision_is_judged_after_the_lock_was_had(path, monkeypatch):
@@ -180,7 +181,7 @@ def test_a_decision_is_judged_after_the_lock_was_had(path, monkeypatch):
     from phr_refresh.adapters.stores import sqlite
 
     with closing(SqliteStore(path, busy_timeout=0.1)) as store:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
         states = []
 
         def clock() -> int:
@@ -193,7 +194,7 @@ def test_a_decision_is_judged_after_the_lock_was_had(path, monkeypatch):
 
         monkeypatch.setattr(sqlite, "host_clock", clock)
 
-        assert isinstance(store.write(change(now)), Row)
+        assert isinstance(store.call(change(now)), Row)
         assert ["locked by the write"] == states
 
 
@@ -211,7 +212,7 @@ def test_a_file_that_is_no_database_is_reported_and_kept(path):
     """Somebody else's file is neither read nor written over."""
     path.write_bytes(b"dear diary, " * 100)
     with closing(SqliteStore(path)) as store:
-        assert "not_a_database" == reason_of(lambda: store.load(KEY))
+        assert "not_a_database" == reason_of(lambda: store.call(Load(KEY)))
 
     assert path.read_bytes() == b"dear diary, " * 100
 
@@ -221,7 +222,7 @@ def test_a_newer_schema_is_reported_and_kept(path):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     with closing(SqliteStore(path)) as store:
-        assert "newer_schema" == reason_of(lambda: store.load(KEY))
+        assert "newer_schema" == reason_of(lambda: store.call(Load(KEY)))
 
 
 def test_a_directory_that_went_away_is_reported(tmp_path):
@@ -230,7 +231,7 @@ def test_a_directory_that_went_away_is_reported(tmp_path):
     folder.mkdir()
     with closing(SqliteStore(folder / "store.db")) as store:
         folder.rmdir()
-        assert "cannot_open" == reason_of(lambda: store.load(KEY))
+        assert "cannot_open" == reason_of(lambda: store.call(Load(KEY)))
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_a_directory_without_the_right_to_write_is_reported(public_folder):
     public_folder.chmod(0o555)
 
     def use() -> None:
-        assert "cannot_open" == reason_of(lambda: SqliteStore(public_folder / "store.db").load(KEY))
+        assert "cannot_open" == reason_of(lambda: SqliteStore(public_folder / "store.db").call(Load(KEY)))
 
     assert 0 == as_somebody_who_may_not(use)
     public_folder.chmod(0o755)
@@ -268,18 +269,18 @@ def test_a_file_without_the_right_to_write_is_reported(public_folder):
     """A read-only store cannot be used: it would kick off again and again."""
     path = public_folder / "store.db"
     with closing(SqliteStore(path)) as store:
-        now = store.load(KEY).now
+        now = store.call(Load(KEY)).now
     path.chmod(0o444)
 
     def use() -> None:
-        assert reason_of(lambda: SqliteStore(path).write(change(now))) in ("read_only", "cannot_open")
+        assert reason_of(lambda: SqliteStore(path).call(change(now))) in ("read_only", "cannot_open")
 
     assert 0 == as_somebody_who_may_not(use)
 
 
 def test_the_file_is_private(store, path):
     """Nobody but the service's user may read the file and its WAL."""
-    store.write(change(store.load(KEY).now))
+    store.call(change(store.call(Load(KEY)).now))
 
     modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()}
     assert {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600} == modes
@@ -291,7 +292,7 @@ def test_the_file_stays_the_same_when_the_directory_changes(tmp_path, monkeypatc
     with closing(SqliteStore("store.db")) as store:
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        store.load(KEY)
+        store.call(Load(KEY))
 
     assert (tmp_path / "store.db").exists()
 
@@ -300,7 +301,7 @@ def test_any_file_name_will_do(tmp_path):
     """Characters that mean something in a URI mean nothing in a path."""
     path = tmp_path / "a?b#c%41 d.db"
     with closing(SqliteStore(path)) as store:
-        store.load(KEY)
+        store.call(Load(KEY))
 
     assert path.exists()
 
@@ -308,7 +309,7 @@ def test_any_file_name_will_do(tmp_path):
 def test_a_closed_store_leaves_no_wal_behind(path):
     """The last connection folds the WAL in, so that the file alone is the store."""
     with closing(SqliteStore(path)) as store:
-        store.write(change(store.load(KEY).now))
+        store.call(change(store.call(Load(KEY)).now))
 
     assert ["store.db"] == [found.name for found in path.parent.iterdir()]
 

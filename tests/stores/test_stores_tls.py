@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from phr_refresh.adapters.stores import open_async_store, open_store
+from phr_refresh.statemachine.effects import ListDue, Load
 from phr_refresh.statemachine.errors import ConfigurationError, StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
 from support.edges_upstream_cases import Certificates
@@ -52,16 +53,16 @@ def tls_lines(port: int, certificates: Certificates, own: str) -> list[str]:
 def failure_of(url: str) -> StoreUnavailable:
     """What a load from there raises."""
     with closing(open_store(url)) as store, pytest.raises(StoreUnavailable) as raised:
-        store.load(KEY)
+        store.call(Load(KEY))
     return raised.value
 
 
 def test_a_client_with_a_certificate_is_let_in(node, options):
     """rediss:// with a CA and a client certificate, as the user who may do the least."""
     with closing(open_store(f"rediss://{LOGIN}127.0.0.1:{node.other_port}?{options}")) as store:
-        store.write(next_number(KEY, store.load(KEY)))
+        store.call(next_number(KEY, store.call(Load(KEY))))
 
-        assert b"1" == store.load(KEY).value
+        assert b"1" == store.call(Load(KEY)).value
 
 
 @pytest.mark.parametrize("wrong", ["no client certificate", "unknown authority", "another host", "no TLS"])
@@ -117,13 +118,13 @@ def test_a_cluster_with_tls(binary_for, tmp_path, certificates, own, options, ru
         wait_until(lambda: b"cluster_state:ok" in node.ask("CLUSTER", "INFO"), what="it serves its slots")
         url = f"rediss+cluster://127.0.0.1:{tls_port}?{options}"
         with closing(open_store(url)) as store:
-            store.write(next_number(KEY, store.load(KEY)))
-            assert (KEY,) == store.due(5)
+            store.call(next_number(KEY, store.call(Load(KEY))))
+            assert (KEY,) == store.call(ListDue(5))
 
         async def value() -> bytes | None:
             async_store = open_async_store(url)
             try:
-                return (await async_store.load(KEY)).value
+                return (await async_store.call(Load(KEY))).value
             finally:
                 await async_store.close()
 
@@ -146,9 +147,9 @@ def test_sentinel_with_tls(binary_for, tmp_path, certificates, own, options):
     try:
         sentinel.start()
         with closing(open_store(f"rediss+sentinel://127.0.0.1:{sentinel_port}/{SERVICE}?{options}")) as store:
-            store.write(next_number(KEY, store.load(KEY)))
+            store.call(next_number(KEY, store.call(Load(KEY))))
 
-            assert b"1" == store.load(KEY).value
+            assert b"1" == store.call(Load(KEY)).value
     finally:
         sentinel.kill()
         primary.kill()

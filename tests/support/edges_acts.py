@@ -5,11 +5,11 @@ import json
 import socket
 import struct
 import zlib
-from dataclasses import replace
 from functools import cache
 from typing import Final
 
 from .edges_upstream import Act, Call, head, kept
+from .values import replace
 
 FLOOD_BYTES: Final = 100 * 1024 * 1024
 _BLOCK: Final = b" " * 65_536

@@ -1,12 +1,13 @@
 """Time in steps: a clock that can be moved, stores that go by it, and workers that run a step when they are told to."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
-from phr_refresh.adapters.ports import AsyncStore, Change, Row, Store, Written
+from phr_refresh.adapters.ports import AsyncStore, Change, Store
 from phr_refresh.statemachine.effects import Step
+
+from .values import replace
 
 
 class Clock:
@@ -30,14 +31,8 @@ class ShiftedStore:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
-    def load(self, key: str, *, with_token: bool = False) -> Row:
-        return _later(self._store.load(key, with_token=with_token), self._clock.offset)
-
-    def write(self, change: Change) -> Written | Row:
-        return _later(self._store.write(_earlier(change, self._clock.offset)), self._clock.offset)
-
-    def due(self, limit: int) -> Sequence[str]:
-        return self._store.due(limit)
+    def call(self, request: Any) -> Any:
+        return _later(self._store.call(_earlier(request, self._clock.offset)), self._clock.offset)
 
     def close(self) -> None:
         self._store.close()
@@ -49,24 +44,20 @@ class AsyncShiftedStore:
     def __init__(self, store: AsyncStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
-    async def load(self, key: str, *, with_token: bool = False) -> Row:
-        return _later(await self._store.load(key, with_token=with_token), self._clock.offset)
-
-    async def write(self, change: Change) -> Written | Row:
-        return _later(await self._store.write(_earlier(change, self._clock.offset)), self._clock.offset)
-
-    async def due(self, limit: int) -> Sequence[str]:
-        return await self._store.due(limit)
+    async def call(self, request: Any) -> Any:
+        return _later(await self._store.call(_earlier(request, self._clock.offset)), self._clock.offset)
 
     async def close(self) -> None:
         await self._store.close()
 
 
 def _later(answer: Any, offset: int) -> Any:
-    return replace(answer, now=answer.now + offset)
+    return answer if isinstance(answer, tuple) else replace(answer, now=answer.now + offset)
 
 
-def _earlier(change: Change, offset: int) -> Change:
+def _earlier(change: Any, offset: int) -> Any:
+    if not isinstance(change, Change):
+        return change
     return replace(
         change,
         decided_at=change.decided_at - offset,

@@ -1,12 +1,13 @@
 """Seeded faults: small patches of the shipped code that the explorer must notice, each with a scene where it can."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from phr_refresh.adapters.driver import Performer
 from phr_refresh.adapters.status_polling import extracts
 from phr_refresh.statemachine import flows, opening
 from phr_refresh.statemachine.draft import Draft
+from phr_refresh.statemachine.effects import StartRefresh
 from phr_refresh.statemachine.flows import Flows
 from phr_refresh.statemachine.opening import Opening
 from phr_refresh.statemachine.record import KickOff, RefreshRecord, State
@@ -14,7 +15,7 @@ from phr_refresh.statemachine.record import KickOff, RefreshRecord, State
 from . import exploring_flow_patches as flow_patches
 from . import exploring_patches as patches
 from .exploring_choices import Scene
-from .exploring_patches import Patch, attribute, guard, never_leaves, noting, rule, together
+from .exploring_patches import Patch, attribute, finishing, guard, never_leaves, noting, rule, together
 from .exploring_scenes import (
     DURABLE,
     closed,
@@ -30,6 +31,7 @@ from .exploring_scenes import (
     with_session,
 )
 from .samples import HOUR, SECOND
+from .values import replace
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,19 @@ _TOO_OFTEN = {
     "the store forgets too early": Seeded(patches.forgetful_store, "R1", _scene(running, jumps=1, A=refresh)),
     "the host's clock instead of the store's": Seeded(
         together(
-            attribute(Performer, "_loaded", patches.loads_by_host_clock),
-            attribute(Performer, "_written", patches.commits_by_host_clock),
+            attribute(Performer, "_read", patches.loads_by_host_clock),
+            attribute(Performer, "_settled", patches.commits_by_host_clock),
         ),
         "R1",
         _scene(closed, faults=1, only=("ahead",), A=refresh),
     ),
     "the host's clock dates the answer to a kick-off": Seeded(
-        attribute(Performer, "_kicked_off", patches.stamps_by_host_clock),
+        finishing(StartRefresh, patches.stamps_by_host_clock),
         "R1",
         _scene(with_session, faults=1, jumps=1, only=("back",), A=refresh, B=refresh),
     ),
     "a claimed kick-off may be late": Seeded(
-        attribute(Performer, "_timely", patches.kick_offs_never_too_late), "R1", TWO_LATER
+        attribute(Performer, "_in_time", patches.kick_offs_never_too_late), "R1", TWO_LATER
     ),
     "a claim that is found again late is sent": Seeded(
         flow_patches.late_claims_are_sent,
@@ -96,7 +98,7 @@ _TOO_OFTEN = {
         attribute(Flows, "_kick_off", flow_patches.sends_again), "R1", _scene(faults=1, A=refresh)
     ),
     "a lost answer counts as never sent": Seeded(
-        attribute(Performer, "_kicked_off", patches.lost_is_never_sent),
+        finishing(StartRefresh, patches.lost_is_never_sent),
         "R1",
         _scene(with_session, jumps=1, faults=1, only=("lose",), A=refresh, B=refresh),
     ),
@@ -171,10 +173,12 @@ _AT_ONCE = {
     "the store takes old decisions": Seeded(patches.old_decisions, "R2", _scene(closed, jumps=1, A=session, B=session)),
     "a commit drops another's token": Seeded(patches.dropping, "R2", _scene(with_session, A=refresh, B=session)),
     "a claimed call may be late": Seeded(
-        attribute(Performer, "_timely", patches.never_too_late), "R2", _scene(jumps=1, A=refresh, B=refresh)
+        attribute(Performer, "_in_time", patches.never_too_late), "R2", _scene(jumps=1, A=refresh, B=refresh)
     ),
     "logout clears the creation claim": Seeded(
-        rule("end_session", opening_id=lambda record, event: None), "R2", _scene(A=session, B=logout, C=session)
+        rule("end_session", opening_id=lambda record, event: None, opening_until=lambda record, event: 0),
+        "R2",
+        _scene(A=session, B=logout, C=session),
     ),
     "the creation claim lapses under its call": Seeded(
         noting("session_claim", lambda draft, fields: fields | {"opening_until": draft.now + SECOND}),
@@ -221,13 +225,13 @@ _TOO_MANY_POLLS = {
     "polls are not claimed": Seeded(
         together(
             noting("poll_claim", lambda draft, fields: {}),
-            attribute(Performer, "_timely", patches.polls_as_late_as_any),
+            attribute(Performer, "_in_time", patches.polls_as_late_as_any),
         ),
         "R6",
         _scene(running, A=status, B=status),
     ),
     "a claimed poll may be late": Seeded(
-        attribute(Performer, "_timely", patches.polls_as_late_as_any),
+        attribute(Performer, "_in_time", patches.polls_as_late_as_any),
         "R6",
         _scene(running, jumps=1, A=status, B=status),
     ),

@@ -1,7 +1,6 @@
 """Patches that seed a fault into a flow: what it yields, what it hears, or when."""
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from typing import Any
 
 from phr_refresh.statemachine import flows
@@ -11,6 +10,7 @@ from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.flows import Flows
 
 from .exploring_patches import Make, attribute
+from .values import replace
 
 
 def answering(change: Callable[[Any, Any], Any]) -> Make:

@@ -1,7 +1,7 @@
 """What a choice of the explorer does to a world: one moment of one flow, or one thing that befalls everybody."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from phr_refresh.adapters.driver import Performer, Ports
@@ -16,6 +16,7 @@ from phr_refresh.statemachine.effects import (
     Conflict,
     Effect,
     HandOver,
+    Load,
     OpenSession,
     Pause,
     Refresh,
@@ -31,6 +32,7 @@ from . import exploring_upstream as upstream
 from .exploring_upstream import LIFE, LOST, OUTSIDE, OVERLOADED, REFUSED
 from .exploring_world import LONGEST_CALL, Desk, Node, Pending, Process, World, seconds_of
 from .samples import HOUR, NOON, token_until
+from .values import replace
 
 Make = Callable[[Flows], Flow[Any]]
 #: How far the clock of a host leaps: further than a window.
@@ -202,21 +204,23 @@ class Laboratory:
         self.desk.lags = what in ("lag", "unsure", "repeat")
         if what == "repeat":
             before = world
-            self._performer(world, process).plan(effect)[0]()
+            self._performer(world, process).ask(effect)
             world = self.desk.world
             clocks = (world.now - NOON - _AWAY, *process.clocks[1:])
             process = process._replace(phase="repeat", clocks=clocks, written=world.row.version if world.row else "")
             return _put(world, process) if world.writes > before.writes else before
         performer = self._performer(world, process)
-        plan, finish = performer.plan(effect)
         if what == "fail":
+            if isinstance(effect, Load | Commit):
+                performer._asked_at = self._ports.monotonic()
             answer: Any = StoreUnavailable("stepped", "no answer")
         elif what == "unsure":
-            plan()
+            performer.ask(effect)
             answer = StoreUnavailable("stepped", "no answer")
         else:
             repeated = process.phase == "repeat" and world.row and world.row.version == process.written
-            answer = finish(self._repeated(process, effect) if repeated else plan())
+            reply = self._repeated(process, effect) if repeated else performer.ask(effect)
+            answer = performer.finish(effect, reply)
         asked = process.clocks[0] if process.phase == "repeat" else int(performer._asked_at * 1000) - _AWAY
         clocks = (asked, int(performer._heard_at * 1000), performer._now)
         return self._told(self.desk.world, process._replace(clocks=clocks), answer)
@@ -229,9 +233,10 @@ class Laboratory:
         return [written] if isinstance(effect, CommitAll) else written
 
     def _send(self, world: World, process: Process, effect: Effect, what: str) -> World:
-        plan, finish = self._performer(world, process).plan(effect)
+        performer = self._performer(world, process)
+        finish = partial(performer.finish, effect)
         self.desk.is_called = False
-        answer = plan()
+        answer = performer.ask(effect)
         if not self.desk.is_called:
             # The driver found that it is too late for this call.
             return self._told(world, process, finish(answer))
@@ -257,7 +262,7 @@ class Laboratory:
             world = upstream.opened(world, process)
         if what in ("done", "broken"):
             world = upstream.ended(world, failed=what == "broken")
-        finish = self._performer(world, process).plan(effect)[1]
+        finish = partial(self._performer(world, process).finish, effect)
         if what == "lose":
             return self._told(world, process, finish(LOST[type(effect)]))
         if isinstance(effect, OpenSession):

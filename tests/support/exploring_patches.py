@@ -1,20 +1,21 @@
 """Patches that seed a fault into the table, the commits or the driver; pytest's monkeypatch undoes them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from phr_refresh.adapters import driver
 from phr_refresh.adapters.driver import Performer
 from phr_refresh.adapters.ports import Written
 from phr_refresh.statemachine import lifecycle
 from phr_refresh.statemachine import table as rules
 from phr_refresh.statemachine.draft import Draft
-from phr_refresh.statemachine.effects import AnswerLost, Commit, NeverSent, TokenChange
+from phr_refresh.statemachine.effects import AnswerLost, Commit, Load, NeverSent, TokenChange
 from phr_refresh.statemachine.record import State
 from phr_refresh.statemachine.table import EventName
 
 from .samples import HOUR, MARGIN, MINUTE
+from .values import replace
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 #: Makes the faulty function out of the honest one.
@@ -24,6 +25,16 @@ Make = Callable[[Any], Any]
 def attribute(owner: Any, name: str, make: Make) -> Patch:
     """Exchange a method of a class, or a function of a module."""
     return lambda monkeypatch: monkeypatch.setattr(owner, name, make(getattr(owner, name)))
+
+
+def finishing(effect: type, make: Make) -> Patch:
+    """Exchange what the driver makes of the reply to `effect`."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        ask, finish = driver._STEPS[effect]
+        monkeypatch.setitem(driver._STEPS, effect, (ask, make(finish)))
+
+    return patch
 
 
 def together(*patches: Patch) -> Patch:
@@ -130,10 +141,10 @@ def claiming(change: Callable[[Any], dict[str, Any]]) -> Patch:
     return attribute(Draft, "take", make)
 
 
-blind_writes = changing(expected_version=lambda self, effect, made: self._ports.store.load(effect.key).version)
+blind_writes = changing(expected_version=lambda self, effect, made: self._ports.store.call(Load(effect.key)).version)
 blind_sweeps = changing(
     expected_version=lambda self, effect, made: (
-        self._ports.store.load(effect.key).version
+        self._ports.store.call(Load(effect.key)).version
         if [fact.name for fact in effect.told] == ["freshness_expired"]
         else made.expected_version
     )
@@ -171,41 +182,42 @@ def loads_by_host_clock(original: Any) -> Any:
 def commits_by_host_clock(original: Any) -> Any:
     """What is committed is dated by the host's clock."""
 
-    def written(self: Performer, effect: Commit, answer: Any, **options: Any) -> Any:
+    def settled(self: Performer, effect: Commit, answer: Any) -> Any:
         dated = replace(answer, now=self._ports.wall_clock()) if isinstance(answer, Written) else answer
-        return original(self, effect, dated, **options)
+        return original(self, effect, dated)
 
-    return written
+    return settled
 
 
 def stamps_by_host_clock(original: Any) -> Any:
     """The answer to a kick-off is dated by the host's clock."""
-    return lambda self, answer: replace(original(self, answer), at=self._ports.wall_clock())
+    return lambda self, effect, answer: replace(original(self, effect, answer), at=self._ports.wall_clock())
 
 
 def lost_is_never_sent(original: Any) -> Any:
     """An answer that was lost is taken for a call that never left."""
 
-    def kicked_off(self: Performer, answer: Any) -> Any:
-        return original(self, NeverSent(answer.reason) if isinstance(answer, AnswerLost) else answer)
+    def kicked_off(self: Performer, effect: Any, answer: Any) -> Any:
+        return original(self, effect, NeverSent(answer.reason) if isinstance(answer, AnswerLost) else answer)
 
     return kicked_off
 
 
 def never_too_late(original: Any) -> Any:
     """A claimed call is sent however old its claim is."""
-    return lambda self, call, too_late, seconds=None: call
+    return lambda self, effect, too_late, seconds=None: self._ports.upstream.call(effect)
 
 
 def kick_offs_never_too_late(original: Any) -> Any:
     """A claimed kick-off is sent however old its claim is."""
 
-    def timely(self: Performer, call: Any, too_late: Any, seconds: Any = None) -> Any:
-        return call if isinstance(too_late, NeverSent) else original(self, call, too_late, seconds)
+    def in_time(self: Performer, effect: Any, too_late: Any, seconds: Any = None) -> Any:
+        is_kick_off = isinstance(too_late, NeverSent)
+        return self._ports.upstream.call(effect) if is_kick_off else original(self, effect, too_late, seconds)
 
-    return timely
+    return in_time
 
 
 def polls_as_late_as_any(original: Any) -> Any:
     """A claimed poll is sent when its turn has ended."""
-    return lambda self, call, too_late, seconds=None: original(self, call, too_late)
+    return lambda self, effect, too_late, seconds=None: original(self, effect, too_late)

@@ -1,7 +1,5 @@
 """The scenes that are explored: which flows meet, and how their patient stands when they do."""
 
-from dataclasses import replace
-
 from phr_refresh.statemachine.draft import Flow
 from phr_refresh.statemachine.effects import StartRefresh
 from phr_refresh.statemachine.flows import Flows
@@ -11,6 +9,7 @@ from .exploring_moves import Laboratory
 from .exploring_rules import undisturbed
 from .exploring_world import World
 from .samples import ADA, MINUTE, SECOND
+from .values import replace
 
 
 def login(flows: Flows) -> Flow[object]:

@@ -9,11 +9,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from phr_refresh.adapters.ports import Change, Written
+from phr_refresh.adapters.ports import Change, ChangeAll, Written
 from phr_refresh.adapters.ports import Row as Answer
 from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.draft import Flow
-from phr_refresh.statemachine.effects import Effect, Load, LoadAll, Loaded, Step, TokenChange
+from phr_refresh.statemachine.effects import Effect, ListDue, Load, LoadAll, Loaded, Step, TokenChange
 from phr_refresh.statemachine.patient import UserKey
 from phr_refresh.statemachine.record import RefreshRecord, State
 
@@ -217,18 +217,32 @@ class Desk:
 
     # The store.
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Answer:
-        """See `Store.load`."""
+    def call(self, request: Any) -> Any:
+        """Store and upstream. What comes of a call to the latter has several moments (exploring_upstream.py)."""
+        match request:
+            case Load(_, with_token):
+                return self._load(with_token=with_token)
+            case Change():
+                return self._write(request)
+            case LoadAll(keys):
+                return tuple(self._load(with_token=False) for _ in keys)
+            case ChangeAll(changes):
+                return tuple(map(self._write, changes))
+            case ListDue():
+                return self._due()
+        self.is_called = True
+        return None
+
+    def _load(self, *, with_token: bool) -> Answer:
         now, row = self.world.now, self.world.row
         if row is None or row.keep_until <= now:
             return Answer(None, "", now)
         token = row.token if with_token and row.token_until > now else None
         return Answer(row.value, row.version, now, token)
 
-    def write(self, change: Change) -> Written | Answer:
-        """See `Store.write`."""
+    def _write(self, change: Change) -> Written | Answer:
         world = self.world
-        current = self.load(change.key)
+        current = self._load(with_token=False)
         if current.version != change.expected_version or world.now - change.decided_at > change.max_age:
             return current
         token, until = (world.row.token, world.row.token_until) if world.row else (None, 0)
@@ -245,30 +259,7 @@ class Desk:
         self.world = world._replace(row=row, session_until=good, before=before, writes=world.writes + 1)
         return Written(row.version, world.now, is_replicated or change.replicas == 0)
 
-    def load_all(self, keys: tuple[UserKey, ...]) -> list[Answer]:
-        """See `Store.load_all`. There is one patient."""
-        return [self.load(key) for key in keys]
-
-    def write_all(self, changes: list[Change]) -> list[Written | Answer]:
-        """See `Store.write_all`."""
-        return [self.write(change) for change in changes]
-
-    def due(self, limit: int) -> tuple[UserKey, ...]:
-        """See `Store.due`."""
+    def _due(self) -> tuple[UserKey, ...]:
         row, now = self.world.row, self.world.now
         is_due = row is not None and row.due_at is not None and row.due_at <= now < row.keep_until
         return (ADA.key,) if is_due else ()
-
-    # The upstream. What comes of them has several moments (exploring_upstream.py).
-
-    def open_session(self, _: object) -> None:
-        """See `Upstream.open_session`."""
-        self.is_called = True
-
-    def start_refresh(self, _: object) -> None:
-        """See `Upstream.start_refresh`."""
-        self.is_called = True
-
-    def ask_status(self, _: object) -> None:
-        """See `Upstream.ask_status`."""
-        self.is_called = True

@@ -1,13 +1,12 @@
 """Two real `PhrRefresh` on one store, a scripted upstream, and a clock that stands still until it is told to move."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from freezegun.api import FrozenDateTimeFactory
 from phr_refresh import PhrRefresh
-from phr_refresh.adapters.ports import Change, NotReady, RecordsAnswer, Row, Store, Written
+from phr_refresh.adapters.ports import Change, NotReady, Row, Store, Written
 from phr_refresh.adapters.stores.basics import host_clock
 from phr_refresh.statemachine.effects import (
     Accepted,
@@ -15,23 +14,26 @@ from phr_refresh.statemachine.effects import (
     AskStatus,
     CouldNotAsk,
     KickOffAnswer,
+    Load,
     NeverSent,
+    OpenSession,
     Phase,
     Rejected,
     SessionFailed,
     SessionOpened,
-    SessionToken,
+    StartRefresh,
     StatusReport,
 )
-from phr_refresh.statemachine.patient import Patient, UserKey
+from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Instant, Policy, milliseconds
 
 from .fakes import RecordingWorker, Silent
 from .reference import Script, reason_of
 from .samples import CURRENT, ICN, NOON, RUNNING, token_until
+from .values import replace
 
 #: A record is kept so long that no run of a machine outlives it, unless it means to.
-POLICY = Policy(retention=timedelta(days=30), login_budget=timedelta(seconds=30), retry_jitter=0)
+POLICY = Policy(poll_schedule=(), retention=timedelta(days=30), login_budget=timedelta(seconds=30), retry_jitter=0)
 FORGOTTEN_AFTER = milliseconds(timedelta(days=40))
 # Freezegun's monotonic clock is the time since 1970 as a float; within these years it is exact to a whole second.
 START = NOON - milliseconds(timedelta(days=9000))
@@ -57,7 +59,17 @@ class PlayingUpstream:
         self.sent: list[tuple[int, int]] = []
         self.asked_at: list[int] = []
 
-    def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+    def call(self, request: Any) -> Any:
+        match request:
+            case OpenSession():
+                return self._open_session()
+            case StartRefresh():
+                return self._start_refresh()
+            case AskStatus():
+                return self._ask_status()
+        return NotReady()
+
+    def _open_session(self) -> SessionOpened | SessionFailed:
         self.opened += 1
         self._wait(self.script.takes)
         if not self.script.has_room:
@@ -66,7 +78,7 @@ class PlayingUpstream:
             return SessionFailed(reason_of(self.script))
         return SessionOpened(token_until(self._now() + self.script.session_life))
 
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
+    def _start_refresh(self) -> KickOffAnswer:
         self.kick_offs += 1
         began_at = self._now()
         self._wait(self.script.takes)
@@ -79,7 +91,7 @@ class PlayingUpstream:
         answers = {"accepted": Accepted(), "rejected": Rejected("http_503"), "lost": AnswerLost("timed_out")}
         return answers.get(self.script.kick_off, NeverSent("connection_refused"))
 
-    def ask_status(self, question: AskStatus) -> StatusReport | CouldNotAsk:
+    def _ask_status(self) -> StatusReport | CouldNotAsk:
         self.polls += 1
         self.asked_at.append(self._now())
         self._wait(self.script.takes)
@@ -87,9 +99,6 @@ class PlayingUpstream:
             return CouldNotAsk("http_503", self.script.retry_after)
         phase = Phase(self.script.status)
         return StatusReport(phase, RUNNING if phase is Phase.IN_PROGRESS else CURRENT)
-
-    def read_records(self, kind: str, token: SessionToken) -> RecordsAnswer:
-        return NotReady()
 
     def close(self) -> None:
         pass
@@ -106,10 +115,13 @@ class PinnedStore:
         self._store = store
         self._ahead = 0
 
-    def load(self, key: UserKey, *, with_token: bool = False) -> Row:
-        return self._pinned(self._store.load(key, with_token=with_token))
+    def call(self, request: Any) -> Any:
+        if isinstance(request, Load):
+            return self._pinned(self._store.call(request))
+        assert isinstance(request, Change), "a real server's clock cannot be moved"
+        return self._write(request)
 
-    def write(self, change: Change) -> Written | Row:
+    def _write(self, change: Change) -> Written | Row:
         moved = replace(
             change,
             decided_at=change.decided_at + self._ahead,
@@ -117,11 +129,8 @@ class PinnedStore:
             keep_until=change.keep_until + self._ahead,
             token_expires_at=change.token_expires_at + self._ahead,
         )
-        answer = self._store.write(moved)
+        answer = self._store.call(moved)
         return self._pinned(answer) if isinstance(answer, Row) else Written(answer.version, host_clock())
-
-    def due(self, limit: int) -> Sequence[UserKey]:
-        raise AssertionError("a real server's clock cannot be moved")
 
     def close(self) -> None:
         self._store.close()

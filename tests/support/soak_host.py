@@ -18,6 +18,7 @@ from phr_refresh import Patient, open_store
 from phr_refresh.celery import Delivery, setup
 from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.codec import decode
+from phr_refresh.statemachine.effects import Load
 from phr_refresh.statemachine.record import RefreshRecord
 from phr_refresh.testing.history import HistoryFile, RecordedStore
 
@@ -34,6 +35,7 @@ POLICY = {
     "unanswered_margin": 8,
     "login_budget": 0.25,
     "poll_interval": 0.5,
+    "poll_schedule": (),
     "poll_interval_max": 1.5,
     "late_poll_interval": 1,
     "session_claim": 5,
@@ -122,7 +124,7 @@ class SoakHost:
     def records(self) -> Mapping[str, RefreshRecord]:
         """Everybody's record as it lies in the store, by user id."""
         with closing(open_store(f"{self.store}?socket_timeout=30")) as store:
-            rows = {patient.user_id: store.load(patient.key).value for patient in self.people()}
+            rows = {patient.user_id: store.call(Load(patient.key)).value for patient in self.people()}
         return {user: RefreshRecord() if value is None else decode(value) for user, value in rows.items()}
 
 

@@ -7,7 +7,7 @@ flow and stands still before its next effect until the test lets it go on. An ou
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -48,6 +48,7 @@ from phr_refresh.statemachine.policy import Policy, milliseconds
 from phr_refresh.statemachine.record import RefreshRecord
 
 from .samples import ADA, CURRENT, HOUR, NOON, RUNNING, token_until
+from .values import replace
 
 #: Effects, more than twice those of a flow that waits for a session as long as it may.
 LONGEST_FLOW = 2_500
@@ -72,7 +73,7 @@ class World:
     """One store, one upstream, one worker, one clock. Scripts are answers in order; when empty, all goes well."""
 
     #: Without jitter: pauses are as long as they are.
-    policy: Policy = field(default_factory=lambda: Policy(retry_jitter=0))
+    policy: Policy = field(default_factory=lambda: Policy(poll_schedule=(), retry_jitter=0))
     now: int = NOON
     rows: dict[UserKey, Row] = field(default_factory=dict)
     sessions: deque[SessionFailed | SessionOpened] = field(default_factory=deque)

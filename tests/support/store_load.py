@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from phr_refresh.adapters.ports import Change, Row, Store, Written
+from phr_refresh.statemachine.effects import Load as ReadOne
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import UserKey, key_of
 
@@ -98,9 +99,9 @@ class Load(Crowd):
         started = time.perf_counter()
         wrote = False
         try:
-            row = self._store.load(key)
+            row = self._store.call(ReadOne(key))
             wrote = True
-            answer: Written | Row | str = self._store.write(next_number(key, row))
+            answer: Written | Row | str = self._store.call(next_number(key, row))
         except StoreUnavailable as error:
             answer = error.reason
         took = time.perf_counter() - started

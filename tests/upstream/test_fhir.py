@@ -11,7 +11,7 @@ import pytest
 from phr_refresh.adapters.ports import NotReady, Records, RecordsFailed
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
-from phr_refresh.statemachine.effects import SessionToken
+from phr_refresh.statemachine.effects import ReadRecords, SessionToken
 
 SUBJECT = "subject id/4711&x"
 TOKEN = SessionToken("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln", SUBJECT, 1_900_000_000_000)
@@ -72,7 +72,7 @@ def vitals(server, monkeypatch):
     """Reads the vital signs from the server, past any proxy of this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     upstream = made(f"http://127.0.0.1:{server.server_port}/fhir/", max_bundle_bytes=10_000)
-    yield lambda: upstream.read_records("vitals", TOKEN)
+    yield lambda: upstream.call(ReadRecords("vitals", TOKEN))
     upstream.close()
 
 
@@ -153,7 +153,7 @@ def test_a_server_that_is_away_is_a_failure():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     upstream = made(f"http://127.0.0.1:{port}")
-    assert RecordsFailed("connection_refused") == upstream.read_records("vitals", TOKEN)
+    assert RecordsFailed("connection_refused") == upstream.call(ReadRecords("vitals", TOKEN))
     upstream.close()
 
 

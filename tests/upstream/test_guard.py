@@ -4,10 +4,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from phr_refresh import PhrRefresh, ReceiptKind, open_store
 from phr_refresh.adapters.upstream.guard import GuardedUpstream
-from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+from phr_refresh.adapters.upstream.mhv import MhvClient, MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import (
     UPSTREAM_OVERLOADED,
@@ -17,13 +19,15 @@ from phr_refresh.statemachine.effects import (
     CouldNotAsk,
     KickOffAnswer,
     NeverSent,
+    OpenSession,
+    ReadRecords,
     Rejected,
     SessionFailed,
     SessionOpened,
+    StartRefresh,
 )
 from phr_refresh.statemachine.errors import ConfigurationError
-from phr_refresh.statemachine.patient import Patient
-from support.fakes import ScriptedUpstream, Silent
+from support.fakes import RecordingWorker, ScriptedUpstream, Silent
 from support.samples import ADA, NOON, token_until
 
 QUESTION = AskStatus(ADA, claimed_at=NOON, answered_at=None, asked_at=NOON)
@@ -54,7 +58,7 @@ class Rig:
     def kick_off(self, answer: KickOffAnswer | None = None) -> KickOffAnswer:
         """One kick-off, which the upstream answers so."""
         self.upstream.kick_off_answers.append(answer or Accepted())
-        found = self.guard.start_refresh(ADA)
+        found = self.guard.call(StartRefresh(ADA))
         self.upstream.kick_off_answers.clear()
         return found
 
@@ -108,10 +112,10 @@ def test_every_call_counts(rig: Rig) -> None:
     """A session, a kick-off and a status call that fail are three failures; each is answered in its own words."""
     rig.upstream.sessions.append(SessionFailed("http_502"))
     rig.upstream.statuses.append(CouldNotAsk("timed_out"))
-    rig.guard.open_session(ADA)
-    rig.guard.ask_status(QUESTION)
+    rig.guard.call(OpenSession(ADA))
+    rig.guard.call(QUESTION)
     rig.fail(1)
-    opened, asked, sent = rig.guard.open_session(ADA), rig.guard.ask_status(QUESTION), rig.guard.start_refresh(ADA)
+    opened, asked, sent = rig.guard.call(OpenSession(ADA)), rig.guard.call(QUESTION), rig.guard.call(StartRefresh(ADA))
     assert (SessionFailed, CouldNotAsk, NeverSent) == (type(opened), type(asked), type(sent))
     assert [UPSTREAM_OVERLOADED] * 3 == [answer.reason for answer in (opened, asked, sent)]
     assert all(30 < answer.retry_after < 60 for answer in (opened, asked, sent))
@@ -129,7 +133,7 @@ def test_seldom_failures_do_not_open_it(rig: Rig) -> None:
 def test_records_go_past_it(rig: Rig) -> None:
     """The FHIR server is another system."""
     rig.fail()
-    assert 0 == rig.guard.read_records("vitals", token_until(NOON)).total
+    assert 0 == rig.guard.call(ReadRecords("vitals", token_until(NOON))).total
 
 
 # When it closes.
@@ -153,13 +157,15 @@ def test_while_one_call_tries_the_others_wait(rig: Rig) -> None:
     during: list[KickOffAnswer] = []
 
     class Probed(ScriptedUpstream):
-        def start_refresh(self, patient: Patient) -> KickOffAnswer:
-            during.append(rig.guard.start_refresh(ADA))
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
+            during.append(rig.guard.call(StartRefresh(ADA)))
             return Accepted()
 
     calm = rig.upstream
     rig.guard.upstream = Probed()
-    assert Accepted() == rig.guard.start_refresh(ADA)
+    assert Accepted() == rig.guard.call(StartRefresh(ADA))
     rig.guard.upstream = calm
     assert [UPSTREAM_OVERLOADED] == [answer.reason for answer in during]
     assert Accepted() == rig.kick_off()
@@ -184,14 +190,16 @@ def test_what_was_under_way_when_it_opened_neither_closes_nor_prolongs_it(rig: R
     """Only the call that tries decides."""
 
     class Slow(ScriptedUpstream):
-        def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, OpenSession):
+                return super().call(request)
             self.kick_off_answers.extend([Rejected("http_503")] * 3)
             for _ in range(3):
-                rig.guard.start_refresh(ADA)
-            return super().open_session(patient)
+                rig.guard.call(StartRefresh(ADA))
+            return super().call(request)
 
     rig.guard.upstream = Slow()
-    assert isinstance(rig.guard.open_session(ADA), SessionOpened)
+    assert isinstance(rig.guard.call(OpenSession(ADA)), SessionOpened)
     assert ["upstream_guard_opened"] == rig.names()
     assert UPSTREAM_OVERLOADED == rig.kick_off().reason
 
@@ -200,14 +208,16 @@ def test_an_upstream_that_raises_has_failed_and_holds_no_place(rig: Rig) -> None
     """What an adapter should not do does not wear out the guard."""
 
     class Broken(ScriptedUpstream):
-        def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
             raise ZeroDivisionError
 
     rig.guard.upstream = Broken()
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            rig.guard.start_refresh(ADA)
-    assert UPSTREAM_OVERLOADED == rig.guard.start_refresh(ADA).reason
+            rig.guard.call(StartRefresh(ADA))
+    assert UPSTREAM_OVERLOADED == rig.guard.call(StartRefresh(ADA)).reason
 
 
 def test_an_observer_that_raises_does_not_reach_the_caller() -> None:
@@ -220,8 +230,8 @@ def test_an_observer_that_raises_does_not_reach_the_caller() -> None:
         upstream = ScriptedUpstream()
         upstream.kick_off_answers.append(Rejected("http_500"))
         guard = GuardedUpstream(upstream, failures=1, observer=observer)
-        assert Rejected("http_500") == guard.start_refresh(ADA)
-        assert UPSTREAM_OVERLOADED == guard.start_refresh(ADA).reason
+        assert Rejected("http_500") == guard.call(StartRefresh(ADA))
+        assert UPSTREAM_OVERLOADED == guard.call(StartRefresh(ADA)).reason
 
 
 # How many at once.
@@ -236,7 +246,9 @@ class Crowd(ScriptedUpstream):
         self.lock = threading.Lock()
         self.inside = self.most = 0
 
-    def start_refresh(self, patient: Patient) -> KickOffAnswer:
+    def call(self, request: Any) -> Any:
+        if not isinstance(request, StartRefresh):
+            return super().call(request)
         with self.lock:
             self.inside += 1
             self.most = max(self.most, self.inside)
@@ -252,7 +264,7 @@ def test_never_more_calls_at_once_than_the_limit() -> None:
     crowd = Crowd(4)
     guard = GuardedUpstream(crowd, concurrency=3)
     with ThreadPoolExecutor(12) as pool:
-        calls = [pool.submit(guard.start_refresh, ADA) for _ in range(12)]
+        calls = [pool.submit(guard.call, StartRefresh(ADA)) for _ in range(12)]
         while sum(call.done() for call in calls) < 9:
             threading.Event().wait(0.001)
         crowd.barrier.wait(timeout=LIMIT)
@@ -267,15 +279,17 @@ def test_a_full_house_is_no_failure(rig: Rig) -> None:
     class Nested(ScriptedUpstream):
         depth = 0
 
-        def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
             self.depth += 1
-            answers = [rig.guard.start_refresh(ADA) for _ in range(10)] if self.depth <= 2 else []
+            answers = [rig.guard.call(StartRefresh(ADA)) for _ in range(10)] if self.depth <= 2 else []
             refused.extend(answer for answer in answers if isinstance(answer, NeverSent))
             return Accepted()
 
     refused: list[NeverSent] = []
     rig.guard.upstream = Nested()
-    assert Accepted() == rig.guard.start_refresh(ADA)
+    assert Accepted() == rig.guard.call(StartRefresh(ADA))
     assert len(refused) >= 10
     assert [] == rig.names()
 
@@ -316,17 +330,19 @@ def test_turns_are_as_far_apart_as_the_upstream_needs() -> None:
     rig = Rig()
 
     class Slow(ScriptedUpstream):
-        def start_refresh(self, patient: Patient) -> KickOffAnswer:
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, StartRefresh):
+                return super().call(request)
             rig.watch.seconds += 4
-            return super().start_refresh(patient)
+            return super().call(request)
 
     rig.guard.upstream = slow = Slow()
     for _ in range(100):
-        rig.guard.start_refresh(ADA)
+        rig.guard.call(StartRefresh(ADA))
     slow.kick_off_answers.extend([Rejected("http_503")] * 3)
     for _ in range(3):
-        rig.guard.start_refresh(ADA)
-    first, second = (rig.guard.start_refresh(ADA).retry_after for _ in range(2))
+        rig.guard.call(StartRefresh(ADA))
+    first, second = (rig.guard.call(StartRefresh(ADA)).retry_after for _ in range(2))
     assert 6 == pytest.approx(second - first, rel=0.01)
 
 
@@ -362,18 +378,27 @@ def test_it_is_on_by_default(mhv: MhvUpstream) -> None:
     given = ENVIRON | {"PHR_REFRESH_CONCURRENCY": "3", "PHR_REFRESH_GUARD_OPEN_SECONDS": "1.5"}
     settings = MhvSettings.from_env(given)
     assert (3, 1.5) == (settings.concurrency, settings.guard_open_for.total_seconds())
+    assert MhvClient(defaults).longest_call == mhv.longest_call
+    assert "connection_refused" == mhv.call(OpenSession(ADA)).reason
+    assert UPSTREAM_OVERLOADED == mhv.call(OpenSession(ADA)).reason
+
+
+def test_it_tells_the_observer_of_whom_it_serves(mhv: MhvUpstream) -> None:
+    """An upstream that was given no observer of its own tells that of its `PhrRefresh`."""
     heard = Silent()
-    guard = guarded(mhv, heard)
-    assert mhv.longest_call == guard.longest_call
-    assert "connection_refused" == guard.open_session(ADA).reason
-    assert UPSTREAM_OVERLOADED == guard.open_session(ADA).reason
-    assert ["upstream_guard_opened"] == [fact.name for fact in heard.facts]
+    with PhrRefresh(store=open_store("memory://"), upstream=mhv, worker=RecordingWorker(), observer=heard) as phr:
+        assert ReceiptKind.DEFERRED is phr.refresh(ADA).kind
+    assert 1 == len(heard.told("upstream_guard_opened"))
 
 
-def test_an_upstream_of_the_hosts_own_is_left_to_the_host() -> None:
-    """It may be guarded already, or need none."""
-    upstream = ScriptedUpstream()
-    assert upstream is guarded(upstream, Silent())
+def test_an_observer_of_its_own_is_kept() -> None:
+    """Who makes the upstream may have its guard tell somebody else."""
+    own, heard = Silent(), Silent()
+    settings = MhvSettings.from_env(ENVIRON | {"PHR_REFRESH_GUARD_FAILURES": "1"})
+    upstream = MhvUpstream(settings, observer=own)
+    with PhrRefresh(store=open_store("memory://"), upstream=upstream, worker=RecordingWorker(), observer=heard) as phr:
+        phr.refresh(ADA)
+    assert (1, 0) == (len(own.told("upstream_guard_opened")), len(heard.told("upstream_guard_opened")))
 
 
 def test_closing_it_closes_the_upstream(rig: Rig) -> None:

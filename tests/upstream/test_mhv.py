@@ -11,7 +11,7 @@ import jwt
 import pytest
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
-from phr_refresh.statemachine.effects import SessionFailed, SessionOpened
+from phr_refresh.statemachine.effects import OpenSession, SessionFailed, SessionOpened
 from phr_refresh.statemachine.patient import Patient
 
 ICN = "1012345678V123456"
@@ -75,14 +75,14 @@ def upstream(server, monkeypatch):
 
 def opened(server, upstream, value, header=REMAPPED):
     server.headers = {header: value}
-    return upstream().open_session(PATIENT)
+    return upstream().call(OpenSession(PATIENT))
 
 
 @pytest.mark.parametrize(("legacy", "path"), [(False, "/v1/security/login"), (True, "/mhvapi/security/v1/login")])
 def test_the_login_is_sent_as_the_upstream_wants_it(server, upstream, legacy, path):
     """The body names the patient by ICN; the gateway's key is sent, the system key is not."""
     server.headers = {REMAPPED: f"Bearer {token()}"}
-    upstream(legacy_paths=legacy, api_key="gateway-key-7").open_session(PATIENT)
+    upstream(legacy_paths=legacy, api_key="gateway-key-7").call(OpenSession(PATIENT))
     sent_path, headers, body = server.requests[0]
     expected = {
         "appId": "103",
@@ -117,7 +117,7 @@ def test_the_gateways_header_goes_before_the_older_one(server, upstream):
     """Where both headers come, the remapped one holds the token."""
     made = token()
     server.headers = {"Authorization": "Bearer other", REMAPPED: f"Bearer {made}"}
-    assert made == upstream().open_session(PATIENT).token.reveal()
+    assert made == upstream().call(OpenSession(PATIENT)).token.reveal()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_early_expiry_is_a_setting(server, upstream):
     """A token counts as expired as much earlier as the settings say."""
     ends = int(time.time()) + HOUR // 2
     server.headers = {REMAPPED: f"Bearer {token(exp=ends)}"}
-    answer = upstream(token_early_expiry=timedelta(minutes=1)).open_session(PATIENT)
+    answer = upstream(token_early_expiry=timedelta(minutes=1)).call(OpenSession(PATIENT))
     assert (ends - 60) * 1000 == answer.token.expires_at
 
 
@@ -188,14 +188,14 @@ def test_any_other_status_opens_nothing(server, upstream, status, reason):
     """Where the upstream refuses, a token in the header does not count."""
     server.status = status
     server.headers = {REMAPPED: f"Bearer {token()}", "Location": "/elsewhere"}
-    assert (SessionFailed(reason), 1) == (upstream().open_session(PATIENT), len(server.requests))
+    assert (SessionFailed(reason), 1) == (upstream().call(OpenSession(PATIENT)), len(server.requests))
 
 
 def test_a_body_too_long_takes_nothing_from_the_token(server, upstream):
     """The token came in the header; the body may be what it likes."""
     server.body = b"x" * 5_000
     server.headers = {REMAPPED: f"Bearer {token()}"}
-    assert isinstance(upstream(max_answer_bytes=1_000).open_session(PATIENT), SessionOpened)
+    assert isinstance(upstream(max_answer_bytes=1_000).call(OpenSession(PATIENT)), SessionOpened)
 
 
 def test_a_refused_connection_opens_nothing(server, upstream):
@@ -203,7 +203,7 @@ def test_a_refused_connection_opens_nothing(server, upstream):
     made = upstream()
     server.shutdown()
     server.server_close()
-    assert SessionFailed("connection_refused") == made.open_session(PATIENT)
+    assert SessionFailed("connection_refused") == made.call(OpenSession(PATIENT))
 
 
 @pytest.mark.parametrize("value", [f"Bearer {token()}", f"Bearer {token(subjectId=None)}"], ids=["good", "bad"])

@@ -8,7 +8,6 @@ import ssl
 import struct
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,13 +21,17 @@ from phr_refresh.statemachine.effects import (
     AskStatus,
     CouldNotAsk,
     NeverSent,
+    OpenSession,
     Phase,
+    ReadRecords,
     Rejected,
     SessionToken,
+    StartRefresh,
     StatusReport,
 )
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
+from support.values import replace
 
 ICN = "1012345678V123456"
 PATIENT = Patient("ada", ICN, "corr-900123")
@@ -194,7 +197,7 @@ def upstream(opened):
 
 
 def ask(upstream, answered=True):
-    return upstream.ask_status(AskStatus(PATIENT, NOW, NOW + 200 if answered else None, NOW + 5000))
+    return upstream.call(AskStatus(PATIENT, NOW, NOW + 200 if answered else None, NOW + 5000))
 
 
 def free_port():
@@ -250,7 +253,7 @@ def certificate(folder):
 def test_the_kick_off_is_sent_as_the_upstream_wants_it(wire, upstream, legacy, prefix):
     """POST with an empty object, the keys and the ICN in the path; older bases have a prefix."""
     server = wire(answer(200, {"status": "OK"}))
-    assert Accepted() == upstream(server.url, legacy_paths=legacy).start_refresh(PATIENT)
+    assert Accepted() == upstream(server.url, legacy_paths=legacy).call(StartRefresh(PATIENT))
     head, _, body = server.arrived[0].partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     sent = {name.lower(): value for name, value in (line.split(": ") for line in lines)}
@@ -268,7 +271,7 @@ def test_the_kick_off_is_sent_as_the_upstream_wants_it(wire, upstream, legacy, p
 def test_the_refresh_service_may_lie_elsewhere(wire, upstream):
     """`phrmgr_url` is where kick-off and status go, and without an API key none is sent."""
     server = wire(answer(200, {"status": "OK"}))
-    upstream("http://127.0.0.1:1", phrmgr_url=f"{server.url}/base", api_key="").start_refresh(PATIENT)
+    upstream("http://127.0.0.1:1", phrmgr_url=f"{server.url}/base", api_key="").call(StartRefresh(PATIENT))
     assert server.arrived[0].startswith(b"POST /base/v2/phrmgr/refresh/")
     assert b"x-api-key" not in server.arrived[0].lower()
 
@@ -281,8 +284,8 @@ def test_neither_cookies_nor_netrc_credentials_are_sent(wire, upstream, tmp_path
     monkeypatch.setenv("NETRC", str(netrc))
     server = wire(answer(200, {"status": "OK"}, Set_Cookie="a=b; Path=/"))
     shared = upstream(server.url)
-    shared.start_refresh(PATIENT)
-    shared.start_refresh(PATIENT)
+    shared.call(StartRefresh(PATIENT))
+    shared.call(StartRefresh(PATIENT))
     assert [] == [word for word in (b"cookie:", b"\nauthorization:") if word in server.arrived[1].lower()]
 
 
@@ -290,8 +293,8 @@ def test_calls_share_connections(wire, upstream):
     """A second call goes over the connection of the first."""
     server = wire(answer(200, {"status": "OK"}))
     shared = upstream(server.url)
-    shared.start_refresh(PATIENT)
-    shared.start_refresh(PATIENT)
+    shared.call(StartRefresh(PATIENT))
+    shared.call(StartRefresh(PATIENT))
     assert (2, 2) == (len(server.arrived), len(server.threads))
 
 
@@ -341,7 +344,7 @@ KICK_OFFS = {
 def test_each_answer_to_a_kick_off(wire, upstream, act, expected):
     """Each answer has its outcome, within the time-out, and the request arrived exactly once."""
     server = wire(act)
-    assert (expected, 1) == (upstream(server.url).start_refresh(PATIENT), len(server.arrived))
+    assert (expected, 1) == (upstream(server.url).call(StartRefresh(PATIENT)), len(server.arrived))
 
 
 @pytest.mark.parametrize("act", [reset, hang_up, black_hole], ids=["reset", "closed", "black hole"])
@@ -350,8 +353,8 @@ def test_a_reused_connection_that_breaks_is_not_sent_on_again(wire, upstream, ac
     """On a kept connection that breaks after the request, nothing is silently sent a second time."""
     server = wire(answer(200, {"status": "OK"}), act)
     shared = upstream(server.url)
-    shared.start_refresh(PATIENT)
-    outcome = shared.start_refresh(PATIENT) if method == "start_refresh" else ask(shared)
+    shared.call(StartRefresh(PATIENT))
+    outcome = shared.call(StartRefresh(PATIENT)) if method == "start_refresh" else ask(shared)
     assert isinstance(outcome, AnswerLost if method == "start_refresh" else CouldNotAsk)
     assert 2 == len(server.arrived)
 
@@ -365,16 +368,16 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(wire, upstream)
 
     server = wire(answer_and_close, answer(200, {"status": "OK"}))
     shared = upstream(server.url)
-    shared.start_refresh(PATIENT)
+    shared.call(StartRefresh(PATIENT))
     server.threads[1].join(5)
-    assert (Accepted(), 2) == (shared.start_refresh(PATIENT), len(server.arrived))
+    assert (Accepted(), 2) == (shared.call(StartRefresh(PATIENT)), len(server.arrived))
 
 
 def test_a_redirect_is_not_followed(wire, upstream):
     """The ICN goes to no address that an answer names."""
     elsewhere = wire(answer(200, {"status": "OK"}))
     server = wire(answer(308, Location=elsewhere.url))
-    assert (Rejected("redirected"), []) == (upstream(server.url).start_refresh(PATIENT), elsewhere.arrived)
+    assert (Rejected("redirected"), []) == (upstream(server.url).call(StartRefresh(PATIENT)), elsewhere.arrived)
 
 
 # What provably never left.
@@ -382,37 +385,37 @@ def test_a_redirect_is_not_followed(wire, upstream):
 
 def test_a_refused_connection_was_never_sent(upstream):
     """Nobody listens: never sent."""
-    assert NeverSent("connection_refused") == upstream(f"http://127.0.0.1:{free_port()}").start_refresh(PATIENT)
+    assert NeverSent("connection_refused") == upstream(f"http://127.0.0.1:{free_port()}").call(StartRefresh(PATIENT))
 
 
 def test_an_unknown_host_was_never_sent(upstream):
     """A name that does not resolve: never sent."""
-    assert NeverSent("dns_failed") == upstream("http://no-such-host.invalid").start_refresh(PATIENT)
+    assert NeverSent("dns_failed") == upstream("http://no-such-host.invalid").call(StartRefresh(PATIENT))
 
 
 def test_a_connection_that_never_comes_was_never_sent(upstream, full_backlog):
     """The time-out of connecting: never sent."""
-    assert NeverSent("connect_timed_out") == upstream(full_backlog).start_refresh(PATIENT)
+    assert NeverSent("connect_timed_out") == upstream(full_backlog).call(StartRefresh(PATIENT))
 
 
 def test_an_untrusted_certificate_was_never_sent(wire, upstream, tmp_path):
     """A certificate that nobody we trust has signed: never sent, and nothing arrived."""
     server = wire(answer(200, {"status": "OK"}), tls=certificate(tmp_path)[1])
-    assert (NeverSent("tls_failed"), []) == (upstream(server.url).start_refresh(PATIENT), server.arrived)
+    assert (NeverSent("tls_failed"), []) == (upstream(server.url).call(StartRefresh(PATIENT)), server.arrived)
 
 
 def test_a_trusted_certificate_is_accepted(wire, upstream, tmp_path):
     """With the authority in the CA bundle of the settings, the same server is spoken to."""
     pem, context = certificate(tmp_path)
     server = wire(answer(200, {"status": "OK"}), tls=context)
-    assert Accepted() == upstream(server.url, verify=pem).start_refresh(PATIENT)
+    assert Accepted() == upstream(server.url, verify=pem).call(StartRefresh(PATIENT))
 
 
 def test_a_reset_after_sending_over_tls_is_lost(wire, upstream, tmp_path):
     """Over TLS too, what breaks after the request counts as sent."""
     pem, context = certificate(tmp_path)
     server = wire(reset, tls=context)
-    outcome = upstream(server.url, verify=pem).start_refresh(PATIENT)
+    outcome = upstream(server.url, verify=pem).call(StartRefresh(PATIENT))
     assert (AnswerLost("connection_reset"), 1) == (outcome, len(server.arrived))
 
 
@@ -420,7 +423,7 @@ def test_a_drip_over_tls_ends_in_time(wire, upstream, tmp_path):
     """Over TLS too, the whole answer has one time-out."""
     pem, context = certificate(tmp_path)
     server = wire(drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), tls=context)
-    assert AnswerLost("timed_out") == upstream(server.url, verify=pem).start_refresh(PATIENT)
+    assert AnswerLost("timed_out") == upstream(server.url, verify=pem).call(StartRefresh(PATIENT))
 
 
 def raw_listener(opened, act):
@@ -454,7 +457,7 @@ HANDSHAKES = {
 def test_a_handshake_that_fails_was_never_sent(opened, upstream, act, reason):
     """Whatever goes wrong before TLS stands, the request was not written."""
     port = raw_listener(opened, act)
-    assert NeverSent(reason) == upstream(f"https://127.0.0.1:{port}").start_refresh(PATIENT)
+    assert NeverSent(reason) == upstream(f"https://127.0.0.1:{port}").call(StartRefresh(PATIENT))
 
 
 def proxied(monkeypatch, address):
@@ -466,14 +469,14 @@ def proxied(monkeypatch, address):
 def test_a_proxy_that_is_away_was_never_sent_to(upstream, monkeypatch, scheme):
     """A proxy of the environment that cannot be reached: never sent."""
     proxied(monkeypatch, f"http://127.0.0.1:{free_port()}")
-    assert NeverSent("connection_refused") == upstream(f"{scheme}://mhv.example").start_refresh(PATIENT)
+    assert NeverSent("connection_refused") == upstream(f"{scheme}://mhv.example").call(StartRefresh(PATIENT))
 
 
 def test_a_proxy_that_refuses_the_tunnel_has_passed_nothing_on(wire, upstream, monkeypatch):
     """The tunnel to a TLS host comes before the request: refused, it was never sent."""
     proxy = wire(answer(403))
     proxied(monkeypatch, proxy.url)
-    assert NeverSent("proxy_refused") == upstream("https://mhv.example").start_refresh(PATIENT)
+    assert NeverSent("proxy_refused") == upstream("https://mhv.example").call(StartRefresh(PATIENT))
     assert proxy.arrived[0].startswith(b"CONNECT mhv.example:443 ")
 
 
@@ -482,7 +485,7 @@ def test_a_proxy_that_breaks_after_the_request_has_lost_the_answer(wire, upstrea
     proxy = wire(reset)
     proxied(monkeypatch, proxy.url)
     assert (AnswerLost("connection_reset"), 1) == (
-        upstream("http://mhv.example").start_refresh(PATIENT),
+        upstream("http://mhv.example").call(StartRefresh(PATIENT)),
         len(proxy.arrived),
     )
 
@@ -490,7 +493,7 @@ def test_a_proxy_that_breaks_after_the_request_has_lost_the_answer(wire, upstrea
 def test_a_malformed_proxy_was_never_sent_to(upstream, monkeypatch):
     """A proxy setting that is no address: never sent."""
     proxied(monkeypatch, "http://")
-    assert NeverSent("bad_proxy") == upstream("http://mhv.example").start_refresh(PATIENT)
+    assert NeverSent("bad_proxy") == upstream("http://mhv.example").call(StartRefresh(PATIENT))
 
 
 def test_a_ca_bundle_that_has_gone_was_never_sent_to(upstream, tmp_path):
@@ -499,7 +502,7 @@ def test_a_ca_bundle_that_has_gone_was_never_sent_to(upstream, tmp_path):
     bundle.write_text("")
     made = upstream("https://127.0.0.1:1", verify=str(bundle))
     bundle.unlink()
-    assert NeverSent("tls_failed") == made.start_refresh(PATIENT)
+    assert NeverSent("tls_failed") == made.call(StartRefresh(PATIENT))
 
 
 def test_connecting_for_too_long_is_not_sent(wire, monkeypatch):
@@ -659,7 +662,7 @@ def all_at_debug(caplog):
 def test_no_record_shows_identifiers_or_keys(wire, upstream, all_at_debug, act):
     """With every logger at DEBUG, no failure puts an identifier or key in a record, a repr or an answer."""
     made = upstream(wire(act).url)
-    outcomes = [made.start_refresh(PATIENT), ask(made), made.open_session(PATIENT)]
+    outcomes = [made.call(StartRefresh(PATIENT)), ask(made), made.call(OpenSession(PATIENT))]
     assert ([], []) == exposed(all_at_debug)
     assert all_at_debug.records
     assert [] == [word for word in CANARIES if word in repr([made, outcomes])]
@@ -677,7 +680,7 @@ def test_no_record_shows_identifiers_where_nothing_was_sent(
         "tls": wire(answer(200), tls=certificate(tmp_path)[1]).url,
     }[where]
     made = upstream(url)
-    outcomes = [made.start_refresh(PATIENT), ask(made), made.open_session(PATIENT)]
+    outcomes = [made.call(StartRefresh(PATIENT)), ask(made), made.call(OpenSession(PATIENT))]
     assert ([], []) == exposed(all_at_debug)
     assert [] == [word for word in CANARIES if word in repr(outcomes)]
 
@@ -703,7 +706,7 @@ def test_the_longest_call_follows_from_the_time_outs(upstream):
 def test_without_a_fhir_address_no_records_are_read(upstream):
     """Reading records without the server's address names the setting."""
     with pytest.raises(ConfigurationError) as caught:
-        upstream("http://127.0.0.1:1").read_records("vitals", SessionToken("jwt", "subject", 0))
+        upstream("http://127.0.0.1:1").call(ReadRecords("vitals", SessionToken("jwt", "subject", 0)))
     assert "MhvSettings.fhir_url (PHR_REFRESH_FHIR_URL): it is not set; set it." == str(caught.value)
 
 

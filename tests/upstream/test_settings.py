@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from dataclasses import replace
 from datetime import timedelta
 
 import boto3
@@ -11,6 +10,7 @@ from moto import mock_aws
 from phr_refresh.adapters.redaction import redact
 from phr_refresh.adapters.upstream.settings import DEFAULT_WANTED, MhvSettings
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
+from support.values import replace
 
 CANARY = "canary-Zx81-do-not-log"
 ENVIRON = {
@@ -249,9 +249,8 @@ def test_settings_import_no_http_library():
     """Reading settings costs no import of requests or boto3."""
     import subprocess
 
-    program = (
-        "import sys, phr_refresh.adapters.upstream.settings; print(sorted({'requests', 'boto3', 'jwt'} & set(sys.modules)))"
-    )
+    found = "sorted({'requests', 'boto3', 'jwt'} & set(sys.modules))"
+    program = f"import sys, phr_refresh.adapters.upstream.settings; print({found})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()
 

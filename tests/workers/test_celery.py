@@ -19,11 +19,10 @@ from phr_refresh import AsyncPhrRefresh, ConfigurationError, Patient, PhrRefresh
 from phr_refresh.adapters.ports import Row
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.celery import FOLLOW, REFRESH, SWEEP, WATCH, CeleryWorker, message_of, step_of
-from phr_refresh.celery import Delivery, setup
-from phr_refresh.celery_process import WorkerProcess
+from phr_refresh.celery import Delivery, WorkerProcess, setup
 from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.codec import decode
-from phr_refresh.statemachine.effects import Follow, Phase, Refresh, StatusReport
+from phr_refresh.statemachine.effects import Follow, ListDue, Load, Phase, Refresh, StatusReport
 from phr_refresh.statemachine.record import State
 from support.celery_host import CORRELATION_ID, QUEUES, by_id, make_app
 from support.fakes import ScriptedUpstream, Silent
@@ -376,8 +375,8 @@ def test_the_sweep_goes_on_until_nothing_is_due(process: Process) -> None:
         process.process.refresh({"user": f"user-{number}", "logouts": 0, "tries": 0}, is_repeated=False)
     with freeze_time("2030-01-01T12:06:00Z", ignore=["redis", "kombu"]):
         process.process.sweep(2)
-        assert () == tuple(process.store.due(10))
-        row = process.store.load(by_id("user-1").key)
+        assert () == tuple(process.store.call(ListDue(10)))
+        row = process.store.call(Load(by_id("user-1").key))
     assert isinstance(row, Row)
     assert State.STALE is decode(row.value or b"").state
 

@@ -17,7 +17,7 @@ from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.workers.celery import CeleryWorker
 from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.codec import decode
-from phr_refresh.statemachine.effects import Follow
+from phr_refresh.statemachine.effects import Follow, Load
 from support.celery_host import CORRELATION_ID, QUEUES, QUICK, CeleryProcess, beat, by_id, environment, make_app, worker
 from support.fleet import eventually
 from support.samples import ICN
@@ -46,7 +46,7 @@ class Fleet:
 
     def state(self, user: str) -> State | None:
         """The state as it lies in the store: nothing is applied, and nobody is asked."""
-        row = self.phr._store.load(patient(user).key)
+        row = self.phr._store.call(Load(patient(user).key))
         return None if row.value is None else decode(row.value).state
 
     def until(self, user: str, state: State) -> None:

@@ -1,4 +1,4 @@
-"""LoginGate: a time limit that holds whatever the work does."""
+"""TimeLimit: a time limit that holds whatever the work does."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
-from phr_refresh.adapters.workers.time_limit import GateTimeout, LoginGate
+from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
 
 LONG = 30.0
 
@@ -19,20 +19,20 @@ def released() -> threading.Event:
     event.set()
 
 
-def stuck(gate: LoginGate, released: threading.Event) -> None:
+def stuck(gate: TimeLimit, released: threading.Event) -> None:
     """Give the gate work that does not end before the test does."""
-    with pytest.raises(GateTimeout):
+    with pytest.raises(TimeLimitExceeded):
         gate.call(lambda: released.wait(LONG), seconds=0.001)
 
 
 def test_it_gives_the_result() -> None:
     """What the work returns comes back."""
-    assert "done" == LoginGate().call(lambda: "done", seconds=LONG)
+    assert "done" == TimeLimit().call(lambda: "done", seconds=LONG)
 
 
 def test_it_runs_in_another_thread() -> None:
     """The caller's thread is never the one that could be stuck."""
-    assert threading.get_ident() != LoginGate().call(threading.get_ident, seconds=LONG)
+    assert threading.get_ident() != TimeLimit().call(threading.get_ident, seconds=LONG)
 
 
 @pytest.mark.parametrize("error", [ValueError("v"), KeyError("k"), TimeoutError("its own"), OSError("o")])
@@ -43,19 +43,19 @@ def test_it_raises_what_the_work_raises(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as raised:
-        LoginGate().call(work, seconds=LONG)
+        TimeLimit().call(work, seconds=LONG)
     assert error is raised.value
 
 
 def test_work_that_is_not_done_in_time_goes_on(released: threading.Event) -> None:
-    """`GateTimeout`, and the work ends behind it."""
-    gate, ended = LoginGate(), threading.Event()
+    """`TimeLimitExceeded`, and the work ends behind it."""
+    gate, ended = TimeLimit(), threading.Event()
 
     def work() -> None:
         released.wait(LONG)
         ended.set()
 
-    with pytest.raises(GateTimeout):
+    with pytest.raises(TimeLimitExceeded):
         gate.call(work, seconds=0.001)
     assert not ended.is_set()
     released.set()
@@ -64,11 +64,11 @@ def test_work_that_is_not_done_in_time_goes_on(released: threading.Event) -> Non
 
 def test_when_all_threads_are_stuck_the_next_call_does_not_wait(released: threading.Event) -> None:
     """Its limit is 30 seconds, and it is refused without a wait: the work is not even begun."""
-    gate = LoginGate(threads=2, queue_limit=0)
+    gate = TimeLimit(threads=2, queue_limit=0)
     stuck(gate, released)
     stuck(gate, released)
     begun = threading.Event()
-    with pytest.raises(GateTimeout) as raised:
+    with pytest.raises(TimeLimitExceeded) as raised:
         gate.call(begun.set, seconds=LONG)
     assert raised.value.__cause__ is None
     assert not begun.is_set()
@@ -76,7 +76,7 @@ def test_when_all_threads_are_stuck_the_next_call_does_not_wait(released: thread
 
 def test_a_thread_that_gets_free_is_used_again(released: threading.Event) -> None:
     """Stuck work that ends gives its place back."""
-    gate = LoginGate(threads=1, queue_limit=0)
+    gate = TimeLimit(threads=1, queue_limit=0)
     free = gate._free
     stuck(gate, released)
     released.set()
@@ -87,7 +87,7 @@ def test_a_thread_that_gets_free_is_used_again(released: threading.Event) -> Non
 
 def test_failed_work_gives_its_place_back() -> None:
     """More failures than threads, and the gate still works."""
-    gate = LoginGate(threads=1, queue_limit=0)
+    gate = TimeLimit(threads=1, queue_limit=0)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             gate.call(lambda: 1 // 0, seconds=LONG)
@@ -97,7 +97,7 @@ def test_failed_work_gives_its_place_back() -> None:
 
 
 def test_a_result_that_comes_at_the_last_moment_is_no_error_of_the_work() -> None:
-    """The limit and the end of the work coincide: the result, or `GateTimeout`, and no bare `TimeoutError`."""
+    """The limit and the end of the work coincide: the result, or `TimeLimitExceeded`, and no bare `TimeoutError`."""
 
     class Coincidence(Future[str]):
         def result(self, timeout: float | None = None) -> str:
@@ -110,17 +110,17 @@ def test_a_result_that_comes_at_the_last_moment_is_no_error_of_the_work() -> Non
         def submit(self, work: Callable[[], str]) -> Future[str]:
             return Coincidence()
 
-    gate = LoginGate()
+    gate = TimeLimit()
     gate._pool = Pool()  # type: ignore[assignment]
     try:
         assert "just in time" == gate.call(lambda: "", seconds=LONG)
-    except GateTimeout:
+    except TimeLimitExceeded:
         return
 
 
 def test_a_closed_gate_raises_and_keeps_its_places() -> None:
     """After `close`, calls raise; each gives its place back."""
-    gate = LoginGate(threads=1, queue_limit=0)
+    gate = TimeLimit(threads=1, queue_limit=0)
     gate.close()
     for _ in range(3):
         with pytest.raises(RuntimeError):
@@ -129,14 +129,14 @@ def test_a_closed_gate_raises_and_keeps_its_places() -> None:
 
 def test_closing_waits_for_what_still_goes_on(released: threading.Event) -> None:
     """A slow login whose caller has gone on is seen to its end before `close` returns."""
-    gate, begun, ended = LoginGate(threads=1, queue_limit=0), threading.Event(), threading.Event()
+    gate, begun, ended = TimeLimit(threads=1, queue_limit=0), threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
         released.wait(LONG)
         ended.set()
 
-    with pytest.raises(GateTimeout):
+    with pytest.raises(TimeLimitExceeded):
         gate.call(work, seconds=0.001)
     assert begun.wait(LONG)
     closing = threading.Thread(target=gate.close)
@@ -150,7 +150,7 @@ def test_closing_waits_for_what_still_goes_on(released: threading.Event) -> None
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_has_a_gate_of_its_own(released: threading.Event) -> None:
     """After a fork the child's gate is free though all of the parent's threads are stuck."""
-    gate = LoginGate(threads=1, queue_limit=0)
+    gate = TimeLimit(threads=1, queue_limit=0)
     stuck(gate, released)
     child = os.fork()
     if child == 0:

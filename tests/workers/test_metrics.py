@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from freezegun import freeze_time
@@ -25,7 +26,7 @@ from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.assembly import Settings
 from phr_refresh.embedding import Embedding
-from phr_refresh.statemachine.effects import Fact, Refresh, SessionFailed
+from phr_refresh.statemachine.effects import Fact, OpenSession, Refresh, SessionFailed
 from prometheus_client import CollectorRegistry, generate_latest
 from support.fakes import RecordingWorker, ScriptedUpstream, Silent
 from support.samples import BOB, ICN, JWT, UNHURRIED, everybody_is_ada
@@ -35,7 +36,7 @@ ADA = Patient("ada@portal.example", ICN, CORRELATION_ID)
 EVE = Patient("eve", "1000000002V000002", "2")
 CAL = Patient("cal", "1000000003V000003", "3")
 #: Polls are not much faster than usual: on a busy machine a turn to poll must not be over before its call is made.
-FAST = Policy(poll_interval=timedelta(milliseconds=500), login_budget=timedelta(seconds=30))
+FAST = Policy(poll_schedule=(), poll_interval=timedelta(milliseconds=500), login_budget=timedelta(seconds=30))
 
 Samples = dict[tuple[str, ...], float]
 
@@ -224,9 +225,11 @@ def test_a_lost_race_is_a_conflict(registry: CollectorRegistry) -> None:
     class Logout(ScriptedUpstream):
         """Logs the patient out while the session is being created."""
 
-        def open_session(self, patient: Patient) -> object:
-            other.logout(patient)
-            return super().open_session(patient)
+        def call(self, request: Any) -> Any:
+            if not isinstance(request, OpenSession):
+                return super().call(request)
+            other.logout(request.patient)
+            return super().call(request)
 
     other = PhrRefresh(store=store, upstream=ScriptedUpstream(), policy=policy, observer=Silent())
     phr = PhrRefresh(store=store, upstream=Logout(), policy=policy, observer=PrometheusObserver(registry))
