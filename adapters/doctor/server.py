@@ -1,11 +1,11 @@
-"""Checks of Redis or Valkey servers: what the ACL user may do, version, role, eviction, persistence, and how many agree."""
+"""Checks of Redis or Valkey servers: what the ACL user may do, version, role, eviction, persistence, clocks."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from redis.exceptions import ConnectionError, NoPermissionError, ResponseError, TimeoutError
+from redis import exceptions
 
 from ...statemachine.policy import Policy
 from ..stores.inspection import Ask, Inspection, Server
@@ -49,10 +49,10 @@ def check_servers(url: str, policy: Policy) -> Findings:
             with inspection.connected(server) as ask:
                 servers.append(_told(ask, inspection, server, policy))
         except REDIS_ERRORS:
-            if inspection.target.kind == "server":
-                return
-            said = f"{server.place} does not answer"
-            yield error("store.nodes", said, "bring it back, or take it out of the arrangement")
+            # Of one alone the store has told why.
+            if inspection.target.kind != "server":
+                said = f"{server.place} does not answer"
+                yield error("store.nodes", said, "bring it back, or take it out of the arrangement")
     primaries = [one for one in servers if one.is_primary]
     yield from _one_or_each(primaries, check_acl)
     if any(one.info is None for one in servers):
@@ -84,9 +84,9 @@ def _told(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -> T
 def _asked(ask: Ask, *command: str) -> Any:
     try:
         return ask(*command)
-    except ResponseError as refused:
+    except exceptions.ResponseError as refused:
         # Or renamed away, as managed servers do: not known is no fault.
-        if isinstance(refused, NoPermissionError) or "unknown command" in str(refused).lower():
+        if isinstance(refused, exceptions.NoPermissionError) or "unknown command" in str(refused).lower():
             return None
         raise
 
@@ -101,10 +101,10 @@ def _lacking(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -
         try:
             if trial and needed.get(command, True):
                 ask(*trial.format_map(names).split())
-        except NoPermissionError as refused:
+        except exceptions.NoPermissionError as refused:
             named = forbidden_command(refused)
             yield f"+{named or command}" if named or "key" not in str(refused) else f"~{inspection.target.prefix}:*"
-        except (ConnectionError, TimeoutError):
+        except (exceptions.ConnectionError, exceptions.TimeoutError):
             raise
         except REDIS_ERRORS:
             # A replica's READONLY, a script unknown: whatever it is, the ACL has let it pass.
@@ -116,7 +116,7 @@ def _one_or_each(servers: Sequence[Told], check: Callable[[Told], Findings]) -> 
     for found in zip(*map(check, servers), strict=True):
         bad = [each for each in zip(servers, found, strict=True) if each[1].level is not Level.OK]
         for server, finding in bad:
-            yield finding.of(server.name)
+            yield replace(finding, said=f"{server.name}: {finding.said}") if server.name else finding
         if not bad:
             yield found[0]
 

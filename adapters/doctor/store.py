@@ -36,10 +36,11 @@ _TRIAL_SECONDS: Final = 30
 _ROOM: Final = 100_000_000
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MOUNTS: Final = Path("/proc/self/mountinfo")
+_MOUNT: Final = re.compile(r"^(?:\S+ ){4}(\S+) .*? - (\S+)", re.MULTILINE)
 # SQLite's locks do not hold there, or its WAL cannot be shared: two hosts would both be right (R1).
-_NETWORK: Final = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p ceph glusterfs lustre afs beegfs gpfs fuse.sshfs fuse.glusterfs fuse.s3fs fuse.ceph "
-    "fuse.rclone fuse.gcsfuse fuse.blobfuse2".split()
+_NETWORK: Final = re.compile(
+    "nfs4?|cifs|smb3|smbfs|9p|ceph|glusterfs|lustre|afs|beegfs|gpfs|"
+    "fuse[.](sshfs|glusterfs|s3fs|ceph|rclone|gcsfuse|blobfuse2)"
 )
 _GONE_AT_RESTART: Final = frozenset(("tmpfs", "ramfs", "overlay"))
 
@@ -238,7 +239,7 @@ def check_place(path: Path, mounts: str | None) -> Finding:
     kind = None if mounts is None else _kind_of(path, mounts)
     if kind is None:
         return unknown("store.filesystem", "its kind cannot be told here", "see that it is a local disk")
-    if kind in _NETWORK:
+    if _NETWORK.fullmatch(kind):
         said = f"it lies on {kind}: SQLite's locks do not hold over a network (R1)"
         return error("store.filesystem", said, "put it on a local disk, or share Redis between hosts")
     if kind in _GONE_AT_RESTART:
@@ -248,18 +249,14 @@ def check_place(path: Path, mounts: str | None) -> Finding:
 
 
 def _kind_of(path: Path, mounts: str) -> str | None:
-    found: tuple[int, str] | None = None
-    for line in mounts.splitlines():
-        before, dash, after = line.partition(" - ")
-        fields = before.split()
-        if not dash or len(fields) < 5:
-            continue
+    above: list[tuple[int, str]] = []
+    for escaped, kind in _MOUNT.findall(mounts):
         # Spaces and such are octal escapes.
-        place = Path(fields[4].encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "replace"))
-        # The last of those mounted at one place hides the others.
-        if path.is_relative_to(place) and (found is None or len(place.parts) >= found[0]):
-            found = len(place.parts), after.split()[0]
-    return found[1] if found else None
+        place = Path(escaped.encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "replace"))
+        if path.is_relative_to(place):
+            above.append((len(place.parts), kind))
+    # The last of those mounted at one place hides the others.
+    return max(reversed(above), key=lambda each: each[0])[1] if above else None
 
 
 def _journal(path: Path) -> Finding:
@@ -267,11 +264,8 @@ def _journal(path: Path) -> Finding:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2.0)) as connection:
             mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
     except sqlite3.Error as failure:
-        return error(
-            "store.journal",
-            f"it cannot be opened ({failure.sqlite_errorname})",
-            "move it away, or restore it from a backup",
-        )
+        said = f"it cannot be opened ({failure.sqlite_errorname})"
+        return error("store.journal", said, "move it away, or restore it from a backup")
     if mode != "wal":
         return warning("store.journal", f"journal mode {mode}, not wal", "let one process of the service open it")
     return ok("store.journal", "wal")

@@ -8,7 +8,7 @@ from typing import Final
 
 from .keys import DEFAULT_PREFIX, RedisKeys
 
-#: Each with its reason, and how the doctor tries it: a call that changes nothing, empty where connecting needs it anyway.
+#: Each with its reason, and how the doctor tries it: what changes nothing, empty for what connecting takes anyway.
 #: Scripts run with the rights of the user who calls them.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "evalsha": ("writes, and reads with a token, are scripts", "EVALSHA 0 1 {record}"),
