@@ -23,15 +23,15 @@ _MEGABYTE: Final = 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one server tells: INFO, the setting `save`, its clock less this host's in seconds. None: it may not tell.
+    """What one server tells. `info`: INFO with the setting `save`; empty if the store's user may not ask for it.
 
-    `name` is empty where it is the only server. `lacking`: the ACL rules that the store's user needs and has not.
+    `name` is empty where it is the only server. `skew`: its clock less this host's in seconds, None if it may not tell.
+    `lacking`: the ACL rules that the store's user needs and has not.
     """
 
     name: str
     is_primary: bool
-    info: Mapping[str, Any] | None
-    saves: str | None = None
+    info: Mapping[str, Any]
     skew: float | None = None
     lacking: tuple[str, ...] = ()
 
@@ -55,30 +55,26 @@ def check_servers(url: str, policy: Policy) -> Findings:
                 yield error("store.nodes", said, "bring it back, or take it out of the arrangement")
     primaries = [one for one in servers if one.is_primary]
     yield from _one_or_each(primaries, check_acl)
-    if any(one.info is None for one in servers):
+    if not all(one.info for one in servers):
         remedy = "grant +info to the ACL user, or look with another"
         yield unknown("store.server", "version, eviction, persistence and role: INFO is forbidden", remedy)
-    told = [one for one in primaries if one.info is not None]
+    told = [one for one in primaries if one.info]
     yield from _one_or_each(told, check_info)
     if told:
-        fewest = min(int((one.info or {}).get("connected_slaves", 0)) for one in told)
+        fewest = min(int(one.info.get("connected_slaves", 0)) for one in told)
         yield from _check_replicas(fewest, policy.claim_replicas, is_alone=inspection.target.kind == "server")
     yield from check_clocks([one.skew for one in servers if one.skew is not None])
     yield from _check_sentinels(*inspection.sentinels)
 
 
 def _told(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -> Told:
-    info, saves = _asked(ask, "INFO"), _asked(ask, "CONFIG GET", "save")
+    info = _asked(ask, "INFO") or {}
+    saves = info and (_asked(ask, "CONFIG GET", "save") or {})
     began = time.time()
     clock = _asked(ask, "TIME")
-    return Told(
-        name=server.place if len(inspection.servers) > 1 else "",
-        is_primary=server.is_primary,
-        info=info,
-        saves=None if saves is None else saves.get("save", ""),
-        skew=None if clock is None else clock[0] + clock[1] / 1e6 - (began + time.time()) / 2,
-        lacking=tuple(_lacking(ask, inspection, server, policy)) if server.is_primary else (),
-    )
+    skew = None if clock is None else clock[0] + clock[1] / 1e6 - (began + time.time()) / 2
+    lacking = tuple(_lacking(ask, inspection, server, policy)) if server.is_primary else ()
+    return Told(server.place if len(inspection.servers) > 1 else "", server.is_primary, info | saves, skew, lacking)
 
 
 def _asked(ask: Ask, *command: str) -> Any:
@@ -132,8 +128,8 @@ def check_acl(server: Told) -> Findings:
 
 def check_info(server: Told) -> Findings:
     """One finding each: version, role, eviction, persistence, connections."""
-    info = server.info or {}
-    yield from (*_check_role(info), *_check_memory(info), *_check_persistence(info, server.saves))
+    info = server.info
+    yield from (*_check_role(info), *_check_memory(info), *_check_persistence(info))
     used, most = info.get("connected_clients"), info.get("maxclients")
     if used is None or most is None:
         yield ok("store.connections", f"{used or 'some'} connections")
@@ -178,7 +174,8 @@ def _check_memory(info: Mapping[str, Any]) -> Findings:
         yield ok("store.eviction", f"noeviction, {size}")
 
 
-def _check_persistence(info: Mapping[str, Any], saves: str | None) -> Findings:
+def _check_persistence(info: Mapping[str, Any]) -> Findings:
+    saves = info.get("save")
     files = {"aof_last_write_status": "append-only file", "rdb_last_bgsave_status": "last snapshot"}
     broken = [file for name, file in files.items() if info.get(name) == "err"]
     if "aof_enabled" not in info:

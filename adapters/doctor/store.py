@@ -73,7 +73,7 @@ _REMEDIES: Final = {
     "newer_schema": "run the newer version of phr-refresh that wrote it",
     "io_error": "look at the disk",
 }
-#: What lies underneath and says more than the reason: the first that fits. `{}`: what the certificate's check says.
+#: What lies underneath and says more than the reason: the first that fits. `{0}` is the error.
 _CAUSES: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (socket.gaierror, "its name is not resolved", "check the host's name in the URL, and this host's DNS"),
     (
@@ -84,7 +84,7 @@ _CAUSES: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (ssl.SSLError, "the TLS handshake failed", "check that the port speaks TLS, and the client certificate"),
     (ConnectionRefusedError, "connection refused", "check host and port, and that it runs"),
 )
-_FORBIDDEN: Final = re.compile(r"the '([a-z|_-]+)' command")
+_FORBIDDEN: Final = re.compile(r"run the '([a-z|_-]+)' command")
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def test_a_server_that_is_almost_full_is_a_warning() -> None:
 
 def found_in(info: dict[str, object]) -> dict[str, Finding]:
     """What is found of a server that tells this, by what was looked at."""
-    return {finding.check: finding for finding in check_info(Told("", True, info, saves=""))}
+    return {finding.check: finding for finding in check_info(Told("", True, info))}
 
 
 def test_snapshots_alone_are_a_warning_and_nothing_is_an_error(binary: str, tmp_path: Path) -> None:
