@@ -82,20 +82,22 @@ class _Form(NamedTuple):
     read: Callable[[Any, Instant], object]
 
 
-def _at(relative: int | None, base: Instant) -> Instant | None:
-    if relative is None:
-        return None
+def _instant(relative: int, base: Instant) -> Instant:
     instant = base + relative
     if not 0 <= instant < _END_OF_CALENDAR:
         raise ValueError
     return instant
 
 
+def _at(relative: int | None, base: Instant) -> Instant | None:
+    return None if relative is None else _instant(relative, base)
+
+
 def _in(instant: Instant | None, base: Instant) -> int | None:
     return None if instant is None else instant - base
 
 
-def _word(text: str, _: Instant = 0) -> str:
+def _word(text: str) -> str:
     return text if _WORD.fullmatch(text) else MALFORMED
 
 
@@ -112,7 +114,7 @@ def _extracts(found: tuple[tuple[int | str, int, int | None], ...] | None, base:
 
 def _refused(found: tuple[str, str, tuple[str, ...], int], base: Instant) -> Refusal:
     event, state, guards, at = found
-    return Refusal(event=_word(event), state=_word(state), guards=tuple(map(_word, guards)), at=_at(at, base) or 0)
+    return Refusal(event=_word(event), state=_word(state), guards=tuple(map(_word, guards)), at=_instant(at, base))
 
 
 _PLAIN: Final = _Form(lambda value, _: value, lambda value, _: value)
@@ -122,11 +124,11 @@ _WHEN: Final = _Form(_in, _at)
 _UNTIL: Final = _Form(lambda at, base: at - base if at else None, lambda relative, base: _at(relative, base) or 0)
 _FAILURE: Final = _Form(
     lambda failure, base: failure and (failure.code, failure.at - base),
-    lambda found, base: found and Failure(code=_word(found[0]), at=_at(found[1], base) or 0),
+    lambda found, base: found and Failure(code=_word(found[0]), at=_instant(found[1], base)),
 )
 _FORMS: Final[dict[str, _Form]] = {
     "state": _Form(lambda state, _: _NUMBERS[state], lambda number, _: _STATES[number]),
-    "fingerprint": _Form(lambda text, _: text, _word),
+    "fingerprint": _Form(lambda text, _: text, lambda text, _: _word(text)),
     **dict.fromkeys(("session_expires_at", "claimed_at", "answered_at", "completed_at", "as_of"), _WHEN),
     **dict.fromkeys(("opening_until", "deadline_at", "window_opens_at", "next_poll_at", "retry_at"), _UNTIL),
     **dict.fromkeys(("logouts", "failures"), _COUNT),

@@ -167,6 +167,55 @@ def test_the_stored_form_stays_what_it_is() -> None:
     assert expected == msgpack.decode(encode(record))
 
 
+def test_the_whole_stored_form_stays_what_it_is() -> None:
+    """Every field of a record that has them all: times count from `since`, words are as short as they can be."""
+    record = RefreshRecord(
+        state=State.STALE,
+        since=NOON,
+        fingerprint="01234567",
+        session_expires_at=NOON + 1,
+        opening_id="o",
+        opening_until=NOON + 2,
+        logouts=3,
+        refresh_id="r",
+        claimed_at=NOON + 4,
+        kick_off=KickOff.ANSWER_LOST,
+        answered_at=NOON + 5,
+        deadline_at=NOON + 6,
+        window_opens_at=NOON + 7,
+        next_poll_at=NOON + 8,
+        completed_at=NOON + 9,
+        as_of=NOON - 10,
+        extracts=(ExtractProgress("Allergy", ExtractState.FAILED, NOON - 11),),
+        failure=Failure(code="f", at=NOON + 12),
+        failures=13,
+        retry_at=NOON + 14,
+        session_failure=Failure(code="s", at=NOON + 15),
+        deferred_since=NOON + 16,
+        refusal=Refusal(event="e", state="t", guards=("g", "h"), at=NOON + 17),
+    )
+    head = [1, 4, NOON, "01234567", 1, "o", 2, 3, "r", 4, 2, 5, 6, 7, 8, 9, -10, [[3, 2, -11]]]
+    rest = [["f", 12], 13, 14, ["s", 15], 16, ["e", "t", ["g", "h"], 17]]
+    assert head + rest == msgpack.decode(encode(record))
+    assert record == decode(encode(record))
+
+
+@pytest.mark.parametrize("name", ["refresh_id", "opening_id"])
+def test_an_id_has_1_to_64_characters(name: str) -> None:
+    """Any other is no id of ours."""
+    assert "x" * 64 in decode(stored(**{name: "x" * 64}))
+    assert ["it is corrupt"] * 2 == [problem_of(stored(**{name: text})) for text in ("", "x" * 65)]
+
+
+def test_time_begins_with_1970() -> None:
+    """And ends before the year 10000, for every time of a record."""
+    assert 0 == decode(msgpack.encode([1, 0, 0, "", 0])).session_expires_at
+    year_10000 = 253_402_300_800_000
+    assert year_10000 - 1 == decode(stored(completed_at=year_10000 - 1 - NOON)).completed_at
+    assert "it is corrupt" == problem_of(stored(completed_at=year_10000 - NOON))
+    assert "it is corrupt" == problem_of(msgpack.encode([1, 0, 0, "", -1]))
+
+
 @pytest.mark.parametrize(
     ("number", "state"), list(enumerate(["no_session", "session_created", "refreshing", "complete", "stale"]))
 )
