@@ -49,7 +49,7 @@ from ..statemachine.effects import (
 )
 from ..statemachine.errors import RecordUnreadable, StoreError, StoreUnavailable
 from ..statemachine.patient import UserKey
-from ..statemachine.policy import Instant, Policy, milliseconds
+from ..statemachine.policy import Instant, Policy
 from .logs import tell as tell
 from .ports import AsyncStore, Change, ChangeAll, Observer, Row, Seal, Store, TakesSteps, Upstream, Written
 
@@ -167,14 +167,14 @@ class Performer:
             value=encode(effect.record),
             expected_version=effect.expected_version,
             decided_at=effect.decided_at,
-            max_age=milliseconds(policy.decision_age),
+            max_age=policy.ms.decision_age,
             due_at=effect.due_at,
             keep_until=effect.keep_until,
             token_change=effect.token_change,
             token=None if token is None else self._sealed(effect.key, token),
             token_expires_at=0 if token is None else token.expires_at,
             replicas=policy.claim_replicas if effect.is_claim else 0,
-            replicas_wait=milliseconds(policy.claim_replicas_wait) if effect.is_claim else 0,
+            replicas_wait=policy.ms.claim_replicas_wait if effect.is_claim else 0,
         )
 
     def _sealed(self, key: UserKey, token: SessionToken) -> bytes:
@@ -281,14 +281,6 @@ _STEPS: Final[dict[type, tuple[Callable[[Performer, Any], Any], Callable[[Perfor
 }
 
 
-def loaded_of(row: Row) -> Loaded | None:
-    """What `row`, read without its token, comes to; None where its record cannot be read."""
-    try:
-        return Loaded(None if row.value is None else decode(row.value), row.version, row.now)
-    except RecordUnreadable:
-        return None
-
-
 def _or_error(read: Callable[[Any], T], answer: Any) -> T | RecordUnreadable:
     """What is read out of a store's answer; one record that cannot be read hides no other."""
     try:
@@ -297,10 +289,11 @@ def _or_error(read: Callable[[Any], T], answer: Any) -> T | RecordUnreadable:
         return error
 
 
-def steps(flow: Flow[T], ports: Ports) -> Generator[Any, Any, T]:
+def steps(flow: Flow[T], ports: Ports, first: Any = None) -> Generator[Any, Any, T]:
     """The loop over `flow`: yields what a port gave, is sent what that comes to, and returns what the flow does.
 
-    Raises what the flow raises. What is thrown in is the failure of the port that was asked last.
+    Raises what the flow raises. What is thrown in is the failure of the port that was asked last. `first` is the reply
+    to the first effect, where its port was asked before.
     """
     performer = Performer(ports)
     flow = ports.tap(flow) if ports.tap else flow
@@ -314,14 +307,15 @@ def steps(flow: Flow[T], ports: Ports) -> Generator[Any, Any, T]:
         answer, error = None, None
         ask, finish = _STEPS[type(effect)]
         try:
-            answer = finish(performer, effect, (yield ask(performer, effect)))
+            reply, first = (yield ask(performer, effect)) if first is None else first, None
+            answer = finish(performer, effect, reply)
         except Exception as raised:
             error = performer.failed(effect, raised)
 
 
-def run(flow: Flow[T], ports: Ports) -> T:
-    """Run `flow` to its end in this thread. Raises what the flow raises."""
-    loop = steps(flow, ports)
+def run(flow: Flow[T], ports: Ports, first: Any = None) -> T:
+    """Run `flow` to its end in this thread. Raises what the flow raises. `first`: see `steps`."""
+    loop = steps(flow, ports, first)
     reply: Any = None
     try:
         while True:
@@ -330,9 +324,9 @@ def run(flow: Flow[T], ports: Ports) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def run_async(flow: Flow[T], ports: Ports) -> T:
+async def run_async(flow: Flow[T], ports: Ports, first: Any = None) -> T:
     """Run `flow` to its end in this task. Raises what the flow raises; a cancellation ends it between two effects."""
-    loop = steps(flow, ports)
+    loop = steps(flow, ports, first)
     try:
         return await go_on(loop, loop.send(None))
     except StopIteration as stop:

@@ -24,7 +24,7 @@ def tell(observer: Observer, fact: Fact) -> None:
     try:
         observer(fact)
     except Exception as error:
-        logging.getLogger("phr_refresh").error("phr_refresh.observer_failed (%s)", type(error).__name__)
+        _STANDARD.error("phr_refresh.observer_failed (%s)", type(error).__name__)
 
 
 class Observers:
@@ -58,7 +58,8 @@ class LogObserver:
 
     def __call__(self, fact: Fact) -> None:
         """Log `fact`. The patient's store key itself is never logged."""
-        if fact.is_measurement:
+        is_configured = structlog.is_configured()
+        if fact.is_measurement or not (is_configured or _is_heard(fact)):
             return
         values: dict[str, Any] = {}
         if fact.key is not None:
@@ -67,26 +68,30 @@ class LogObserver:
             values |= {"from_state": fact.source, "to_state": fact.target}
         for name, value in fact.details.items():
             values[name] = redact(value) if isinstance(value, str) else value
-        logger = _logger()
+        logger = structlog.get_logger("phr_refresh") if is_configured else _PLAIN
         # Not `log(level, ...)`: not every logger that a host may configure has it.
         (logger.warning if fact.is_warning else logger.info)(PREFIX + fact.name, **values)
 
 
-def _logger() -> Any:
-    if structlog.is_configured():
-        return structlog.get_logger("phr_refresh")
-    return structlog.wrap_logger(
-        logging.getLogger("phr_refresh"),
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs, _as_text],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
+def _is_heard(fact: Fact) -> bool:
+    """Whether the standard library's logger does anything with it: asked first, for in most services nobody listens."""
+    return _STANDARD.isEnabledFor(logging.WARNING if fact.is_warning else logging.INFO)
 
 
 def _as_text(_logger: Any, _method: str, event: Any) -> Any:
     """Append the values to the message: a plain formatter shows nothing of `extra`."""
     values = " ".join(f"{name}={value}" for name, value in event.get("extra", {}).items())
     return {**event, "msg": f"{event['msg']} {values}".rstrip()}
+
+
+_STANDARD: Final = logging.getLogger("phr_refresh")
+# Bound once: binding costs as much as a whole event.
+_PLAIN: Final = structlog.wrap_logger(
+    _STANDARD,
+    processors=[structlog.stdlib.render_to_log_kwargs, _as_text],
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=False,
+).bind()
 
 
 # Every fact that is a warning, and what to do about it. docs/operations.md shows it; a test compares both.

@@ -1,9 +1,9 @@
-"""What contestants store of a patient: the facts of a refresh as compact JSON, as many bytes as our record has."""
+"""What contestants store of a patient: the facts of a refresh in MessagePack, as many bytes as our record has."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
+from msgspec import msgpack
 from phr_refresh.statemachine.codec import encode
 from phr_refresh.statemachine.record import ExtractProgress, ExtractState, KickOff, RefreshRecord, State
 
@@ -49,10 +49,11 @@ class PlainRecord:
     as_of: float = 0.0
 
     def to_bytes(self) -> bytes:
-        """Its stored form, padded with spaces, which JSON does not mind."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode().ljust(len(PAYLOAD))
+        """Its stored form, filled up to the length of the payload."""
+        plain = msgpack.encode((*astuple(self), b""))
+        return msgpack.encode((*astuple(self), bytes(len(PAYLOAD) - len(plain))))
 
 
 def from_bytes(stored: object) -> PlainRecord:
     """The record in `stored`, the reply to a `GET`; that of a patient never seen where there is none."""
-    return PlainRecord(**json.loads(stored)) if isinstance(stored, bytes) else PlainRecord()
+    return PlainRecord(*msgpack.decode(stored)[:-1]) if isinstance(stored, bytes) else PlainRecord()

@@ -58,6 +58,7 @@ def as_markdown(results: Results) -> str:
             f"By `python -m benchmarks` in {results.seconds:.0f} seconds: {machine}.",
             "",
             *_timed(results),
+            *_budgets(results),
             *_counted(results),
             *_remarks(results),
         ]
@@ -80,6 +81,18 @@ def _timed(results: Results) -> list[str]:
             _cell(results.figure(load.work, entry.name), is_floor=entry.name == entry.floor) for load in results.loads
         ]
         lines.append(f"| {entry.name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _budgets(results: Results) -> list[str]:
+    lines = ["## Budgets", "", "| work | contestant | budget | measured | |", "|---|---|---|---|---|"]
+    for load in results.loads:
+        for name in ("phr-refresh", "phr-refresh-async"):
+            figure = results.figure(load.work, name)
+            if load.budget is not None and figure is not None:
+                verdict = "met" if figure.median <= load.budget else "missed"
+                cells = [load.text, name, f"{load.budget:g}", _short(figure.median), verdict]
+                lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 

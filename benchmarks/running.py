@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar, cast
 
-from .contestants import AsyncContestant, Contestant, Entry
+from .contestants import AsyncContestant, Contestant, Drains, Entry
 from .place import Place
 from .works import Load, Work
 
@@ -119,7 +119,10 @@ class Straight:
             begins = time.perf_counter()
             for future in clients:
                 future.result()
-            return time.perf_counter() - begins
+            seconds = time.perf_counter() - begins
+        if isinstance(one, Drains):
+            one.drain()
+        return seconds
 
     def _wait(self, user: str) -> None:
         ends_at = time.monotonic() + _GIVE_UP_SECONDS
@@ -186,7 +189,10 @@ class Loop:
 
         begins = time.perf_counter()
         await asyncio.gather(*(client(mine) for mine in _shares(load, users)))
-        return time.perf_counter() - begins
+        seconds = time.perf_counter() - begins
+        if isinstance(one, Drains) and (draining := one.drain()) is not None:
+            await draining
+        return seconds
 
     async def _wait(self, user: str) -> None:
         async with asyncio.timeout(_GIVE_UP_SECONDS):

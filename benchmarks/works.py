@@ -30,6 +30,8 @@ class Load:
     clients: int = 1
     rounds: int
     session_seconds: float = 0.0
+    #: What ours may take, as a multiple of the floor; None where nothing is promised.
+    budget: float | None = None
 
     @property
     def operations(self) -> int:
@@ -48,15 +50,32 @@ LOADS = (
         text="first login: session, claim and kick-off of a patient never seen, until its acceptance is recorded",
         patients=40,
         rounds=15,
+        budget=1.5,
     ),
-    Load(work=Work.REPEAT_LOGIN, text="login of a patient who is fresh", patients=10, repeats=20, rounds=15),
-    Load(work=Work.STATUS_READ, text="status of a patient who is settled", patients=10, repeats=20, rounds=15),
-    Load(work=Work.CHANGE_OF_STATE, text="one event that changes the record: a logout", patients=100, rounds=15),
+    Load(
+        work=Work.REPEAT_LOGIN, text="login of a patient who is fresh", patients=10, repeats=20, rounds=15, budget=1.15
+    ),
+    Load(
+        work=Work.STATUS_READ,
+        text="status of a patient who is settled",
+        patients=10,
+        repeats=20,
+        rounds=15,
+        budget=1.15,
+    ),
+    Load(
+        work=Work.CHANGE_OF_STATE,
+        text="one event that changes the record: a logout",
+        patients=100,
+        rounds=15,
+        budget=1.25,
+    ),
     Load(
         work=Work.LIFECYCLE,
         text="whole lifecycle: first login, then the poll that completes it",
         patients=40,
         rounds=15,
+        budget=1.5,
     ),
     Load(
         work=Work.CROWD,
@@ -66,7 +85,14 @@ LOADS = (
         rounds=5,
         session_seconds=0.02,
     ),
-    Load(work=Work.MANY, text="2,000 new patients are logged in by 16 clients", patients=2000, clients=16, rounds=3),
+    Load(
+        work=Work.MANY,
+        text="2,000 new patients are logged in by 16 clients",
+        patients=2000,
+        clients=16,
+        rounds=3,
+        budget=1.7,
+    ),
 )
 
 
@@ -79,4 +105,5 @@ def reduced(load: Load) -> Load:
         clients=min(load.clients, 4),
         rounds=2,
         session_seconds=load.session_seconds,
+        budget=load.budget,
     )

@@ -2,21 +2,99 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from phr_refresh.adapters.logs import LogObserver, Observers
+from phr_refresh.adapters.driver import Ports, Tap
+from phr_refresh.adapters.logs import LogObserver, Observers, tell
 from phr_refresh.adapters.metrics import observer_named
-from phr_refresh.adapters.ports import Observer, Seal, Upstream
-from phr_refresh.adapters.redaction import guard_loggers
+from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker
+from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, NeverWaits, Observer, Seal, Store, Upstream, Worker
+from phr_refresh.adapters.redaction import guard_loggers, safe_error
 from phr_refresh.adapters.session_creation.seal import FernetSeal, PlainSeal
-from phr_refresh.statemachine.effects import Fact
+from phr_refresh.statemachine.effects import Fact, Step
 from phr_refresh.statemachine.errors import ConfigurationError, InvalidPatient
 from phr_refresh.statemachine.flows import Flows
+from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from phr_refresh.statemachine.patient import Patient, UserKey, key_of
 from phr_refresh.statemachine.policy import Policy
 
 DEFAULT_STORE = "sqlite:///phr-refresh.db"
+
+
+S = TypeVar("S", Store, AsyncStore)
+W = TypeVar("W", Worker, AsyncWorker)
+
+
+class Face(Generic[S, W]):
+    """What the faces for threads and for asyncio have in common: all that waits for nothing."""
+
+    def __init__(
+        self,
+        *,
+        store: S,
+        upstream: Upstream,
+        worker: W,
+        policy: Policy | None = None,
+        seal: Seal | None = None,
+        observer: Observer | None = None,
+        tap: Tap | None = None,
+    ) -> None:
+        self._policy = policy or Policy()
+        self._flows = flows_under(self._policy, upstream)
+        self._store: S = store
+        self._worker: W = worker
+        self._hands_over_at_once = isinstance(worker, NeverWaits) and worker.never_waits
+        self.observer = observer or LogObserver()
+        # Logs leave measurements out: then none are made.
+        self._measures = not isinstance(self.observer, LogObserver)
+        self._upstream = MeasuredUpstream(upstream, self.observer) if self._measures else upstream
+        self._measured_worker = MeasuredWorker(worker, self.observer) if self._measures else None
+        self._ports = Ports(
+            store=store,
+            upstream=self._upstream,
+            worker=self._measured_worker or worker,
+            seal=seal or PlainSeal(),
+            observer=self.observer,
+            policy=self._policy,
+            tap=tap,
+        )
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError(type(self).__name__, "it is closed", "make another one")
+
+    def _deferred(self, reason: str, **details: str) -> Receipt:
+        self._tell("login_deferred", is_warning=True, reason=reason, **details)
+        return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+
+    def _failed(self, error: Exception) -> Receipt:
+        return self._deferred("internal_error", error=safe_error(error))
+
+    def _answered(self, receipt: Receipt, began: float) -> Receipt:
+        """`receipt`, told with the time that the login hook took."""
+        if self._measures:
+            details = {"kind": receipt.kind.value, "login_seconds": time.perf_counter() - began}
+            tell(self.observer, Fact("login_answered", details=details, is_measurement=True))
+        return receipt
+
+    def _ran(self, step: Step, began: float, error: Exception | None) -> None:
+        """Take note of a step that was run."""
+        if error is not None:
+            self._tell("step_failed", is_warning=True, step=type(step).__name__, error=safe_error(error))
+        if self._measured_worker is not None:
+            self._measured_worker.ran(step, time.perf_counter() - began)
+
+    def _tell_dropped(self, dropped: int) -> None:
+        if dropped:
+            # No warning: what is dropped waits for its time, and readers of the status take over.
+            self._tell("worker_closed", dropped=dropped)
+
+    def _tell(self, name: str, *, is_warning: bool = False, **details: str | int) -> None:
+        tell(self.observer, Fact(name, details=details, is_warning=is_warning))
 
 
 def flows_under(policy: Policy, upstream: Upstream) -> Flows:
@@ -37,6 +115,11 @@ def flows_under(policy: Policy, upstream: Upstream) -> Flows:
 def new_id() -> str:
     """An id that no other process makes: 64 random bits, 11 characters."""
     return secrets.token_urlsafe(8)
+
+
+def keys_of(users: Iterable[str]) -> dict[str, UserKey]:
+    """The store key of each of `users`. Raises `InvalidPatient`."""
+    return {user: key_of(user) for user in users}
 
 
 def key_and_patient(who: Patient | str) -> tuple[UserKey, Patient | None]:
@@ -84,6 +167,14 @@ class Settings:
     store_url: str
     seal: Seal
     observer: Observer
+
+    def upstream(self, environ: Mapping[str, str] | None = None) -> Upstream:
+        """The real upstream by `MhvSettings.from_env`, behind its guard."""
+        from phr_refresh.adapters.upstream.mhv import MhvUpstream
+        from phr_refresh.adapters.upstream.settings import MhvSettings
+
+        mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
+        return MhvUpstream(mhv, observer=self.observer)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":

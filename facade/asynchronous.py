@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
-from phr_refresh.adapters.driver import Ports, Tap, run_async, tell
-from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker, login_answered
-from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Seal, Upstream
-from phr_refresh.adapters.redaction import safe_error
-from phr_refresh.adapters.session_creation.seal import PlainSeal
+from phr_refresh.adapters.driver import Tap, go_on, run_async, steps
+from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Row, Seal, Upstream
 from phr_refresh.adapters.stores import open_async_store
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.adapters.workers.time_limit import DRAIN_SECONDS
-from phr_refresh.statemachine.effects import Fact, SessionToken, Step
-from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
-from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
-from phr_refresh.statemachine.patient import Patient, key_of
+from phr_refresh.statemachine.draft import Flow
+from phr_refresh.statemachine.effects import Load, SessionToken, Step
+from phr_refresh.statemachine.errors import RecordUnreadable, StoreError
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, Status, SweepReport
+from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
 
-from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
+from .assembly import Face, Settings, Silenceable, as_patient, key_and_patient, keys_of
 
 T = TypeVar("T")
 
@@ -35,10 +33,11 @@ UPSTREAM_THREADS = 16
 MOST_LOGINS = 1000
 
 
-class AsyncPhrRefresh:
+class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
     """Refreshes patients' records at login. One object per event loop; an async context manager.
 
-    See `PhrRefresh` for each method. The upstream's calls block: each is made in one of `UPSTREAM_THREADS` threads.
+    See `PhrRefresh` for each method. The upstream's calls block: each is made in one of `UPSTREAM_THREADS` threads. A
+    caller that is cancelled cancels nothing that others may wait for.
     """
 
     def __init__(
@@ -54,29 +53,21 @@ class AsyncPhrRefresh:
     ) -> None:
         """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
 
-        `tap` sees each flow before it runs, such as `statemachine.trace.Recorder.tap`.
+        `tap` sees each flow before it runs, such as `drawing.trace.Recorder.tap`.
         """
-        self._policy = policy or Policy()
-        self._flows = flows_under(self._policy, upstream)
-        self._store = store
-        self._worker = worker or TaskWorker()
-        self.observer = observer or LogObserver()
-        self._upstream = MeasuredUpstream(upstream, self.observer)
-        self._measured_worker = MeasuredWorker(self._worker, self.observer)
-        self._ports = Ports(
+        super().__init__(
             store=store,
-            upstream=self._upstream,
-            worker=self._measured_worker,
-            seal=seal or PlainSeal(),
-            observer=self.observer,
-            policy=self._policy,
+            upstream=upstream,
+            worker=worker or TaskWorker(),
+            policy=policy,
+            seal=seal,
+            observer=observer,
             tap=tap,
-            sleep=asyncio.sleep,
-            offload=self._offload,
         )
+        self._ports = replace(self._ports, sleep=asyncio.sleep, offload=self._offload)
         self._threads = ThreadPoolExecutor(UPSTREAM_THREADS, thread_name_prefix="phr-refresh-upstream")
+        self._reading = 0
         self._logins: set[asyncio.Future[Receipt]] = set()
-        self._closed = False
         self._going_on: set[asyncio.Future[Any]] = set()
         self._worker.start(self._run_step)
 
@@ -89,14 +80,10 @@ class AsyncPhrRefresh:
         policy: Policy | None = None,
     ) -> AsyncPhrRefresh:
         """From the environment, as `PhrRefresh.from_env`."""
-        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
-        from phr_refresh.adapters.upstream.settings import MhvSettings
-
         settings = Settings.from_env(environ)
-        mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_async_store(settings.store_url),
-            upstream=guarded(MhvUpstream(mhv), settings.observer),
+            upstream=settings.upstream(environ),
             worker=worker,
             policy=policy,
             seal=settings.seal,
@@ -106,16 +93,26 @@ class AsyncPhrRefresh:
     async def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, and returns within `Policy.login_budget`. What is slow goes on behind it."""
         began = time.perf_counter()
-        return login_answered(self.observer, await self._login(patient), time.perf_counter() - began)
+        return self._answered(await self._login(patient), began)
 
     async def _login(self, patient: Patient) -> Receipt:
-        if self._closed or len(self._logins) >= MOST_LOGINS:
+        if self._closed or len(self._logins) + self._reading >= MOST_LOGINS:
             return self._deferred("closed" if self._closed else "too_many_logins")
+        budget = self._policy.login_budget.total_seconds()
+        ends_at = time.monotonic() + budget
+        try:
+            row = await self._read_within(budget, patient)
+            if row is not None and self._hands_over_at_once:
+                return await run_async(self._flows.login(patient), self._ports, row)
+        except Exception as error:
+            return self._failed(error)
+        if self._closed:
+            return self._deferred("closed")
         observer = Silenceable(self.observer)
-        login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer)))
+        login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer), row))
         self._logins.add(login)
         login.add_done_callback(self._logins.discard)
-        await asyncio.wait({login}, timeout=self._policy.login_budget.total_seconds())
+        await asyncio.wait({login}, timeout=max(ends_at - time.monotonic(), 0))
         if not login.done():
             observer.silence()
             return self._deferred("over_budget")
@@ -125,45 +122,54 @@ class AsyncPhrRefresh:
             # Ours was cancelled, by `close`; a cancellation of the caller comes out of the `wait` above.
             return self._deferred("closed")
         except Exception as error:
-            return self._deferred("internal_error", error=safe_error(error))
+            return self._failed(error)
 
-    def _deferred(self, reason: str, **details: str) -> Receipt:
-        tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
-        return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+    async def _read_within(self, seconds: float, patient: Patient) -> Row | None:
+        """The patient's record; None where it does not come in time, or not at all: the login's flow tells of that."""
+        if not patient.is_member:
+            return None
+        self._reading += 1
+        try:
+            async with asyncio.timeout(seconds):
+                return cast("Row", await self._store.call(Load(patient.key)))
+        except (TimeoutError, StoreError):
+            return None
+        finally:
+            self._reading -= 1
 
     async def refresh(self, patient: Patient) -> Receipt:
-        """See `PhrRefresh.refresh`. A caller that is cancelled does not cancel the refresh: others wait for it too."""
-        return await asyncio.shield(self._begin(run_async(self._flows.refresh(as_patient(patient)), self._ports)))
+        """See `PhrRefresh.refresh`."""
+        return await self._run(self._flows.refresh(as_patient(patient)))
 
     async def status(self, who: Patient | str) -> Status:
         """See `PhrRefresh.status`."""
-        return await asyncio.shield(self._begin(run_async(self._flows.status(*key_and_patient(who)), self._ports)))
+        return await self._run(self._flows.status(*key_and_patient(who)))
 
     async def statuses(self, users: Iterable[str]) -> dict[str, Status | RecordUnreadable]:
         """See `PhrRefresh.statuses`."""
-        keys = {user: key_of(user) for user in users}
-        found = await run_async(self._flows.statuses(list(keys.values())), self._ports)
+        keys = keys_of(users)
+        found = await self._run(self._flows.statuses(list(keys.values())))
         return {user: found[key] for user, key in keys.items()}
 
     async def session(self, patient: Patient) -> SessionToken:
-        """See `PhrRefresh.session`. A caller that is cancelled does not cancel the creation: others wait for it too."""
-        return await asyncio.shield(self._begin(run_async(self._flows.session(as_patient(patient)), self._ports)))
+        """See `PhrRefresh.session`."""
+        return await self._run(self._flows.session(as_patient(patient)))
 
     async def records(self, patient: Patient, kind: str) -> RecordsAnswer:
         """See `PhrRefresh.records`."""
-        return await asyncio.shield(self._begin(run_async(self._flows.records(as_patient(patient), kind), self._ports)))
+        return await self._run(self._flows.records(as_patient(patient), kind))
 
     async def logout(self, who: Patient | str) -> None:
         """See `PhrRefresh.logout`."""
-        await asyncio.shield(self._begin(run_async(self._flows.logout(key_and_patient(who)[0]), self._ports)))
+        await self._run(self._flows.logout(key_and_patient(who)[0]))
 
     async def explain(self, who: Patient | str) -> Explanation:
         """See `PhrRefresh.explain`."""
-        return await run_async(self._flows.explain(key_and_patient(who)[0]), self._ports)
+        return await self._run(self._flows.explain(key_and_patient(who)[0]))
 
     async def sweep(self, limit: int = 1000) -> SweepReport:
         """See `PhrRefresh.sweep`."""
-        return await run_async(self._flows.sweep(limit), self._ports)
+        return await self._run(self._flows.sweep(limit))
 
     async def close(self) -> None:
         """Finish what is due, within a bounded time, and close worker, upstream and store."""
@@ -172,10 +178,7 @@ class AsyncPhrRefresh:
             if self._logins:
                 # So that a slow one is handed over.
                 await asyncio.wait(self._logins, timeout=DRAIN_SECONDS)
-            dropped = await self._worker.close()
-            if dropped:
-                # No warning: what is dropped waits for its time, and readers of the status take over.
-                tell(self.observer, Fact("worker_closed", details={"dropped": dropped}))
+            self._tell_dropped(await self._worker.close())
             for future in tuple(self._going_on):
                 future.cancel()
         finally:
@@ -186,11 +189,26 @@ class AsyncPhrRefresh:
     async def _offload(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def _run(self, flow: Flow[T]) -> T:
+        """Run `flow`. Its first look at the store, all there is for a settled patient, is the caller's own.
+
+        What comes after goes on if the caller is cancelled: others may wait for it, too.
+        """
+        self._check_open()
+        loop = steps(flow, self._ports)
+        try:
+            reply = next(loop)
+            if inspect.isawaitable(reply):
+                try:
+                    reply = loop.send(await reply)
+                except StoreError as error:
+                    reply = loop.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        return await asyncio.shield(self._begin(go_on(loop, reply)))
+
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Start `work`, which goes on whatever becomes of who waits for it."""
-        if self._closed:
-            work.close()
-            raise ConfigurationError("AsyncPhrRefresh", "it is closed", "make another one")
         future = asyncio.ensure_future(work)
         self._going_on.add(future)
         future.add_done_callback(self._going_on.discard)
@@ -198,13 +216,12 @@ class AsyncPhrRefresh:
         return future
 
     async def _run_step(self, step: Step) -> None:
-        began = time.perf_counter()
+        began, failure = time.perf_counter(), None
         try:
             await run_async(self._flows.step(step), self._ports)
         except Exception as error:
-            details = {"step": type(step).__name__, "error": safe_error(error)}
-            tell(self.observer, Fact("step_failed", details=details, is_warning=True))
-        self._measured_worker.ran(step, time.perf_counter() - began)
+            failure = error
+        self._ran(step, began, failure)
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from phr_refresh.adapters.browser import Contract
 from phr_refresh.adapters.ports import Upstream, Worker
 from phr_refresh.adapters.session_creation.secret_values import read_secret
 from phr_refresh.adapters.stores import open_async_store, open_store
-from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
@@ -44,7 +43,8 @@ _KEYS = (
     *("patient_of", "store", "upstream", "policy", "seal_keys", "pseudonym_key", "metrics"),
     *("longest_wait", "places", "worker"),
 )
-_FROM_ENV = {
+#: Keys of the block that variables stand in for.
+VARIABLES: Final = {
     "store": "PHR_REFRESH_STORE",
     "seal_keys": "PHR_REFRESH_SEAL_KEYS",
     "pseudonym_key": "PHR_REFRESH_PSEUDONYM_KEY",
@@ -76,15 +76,14 @@ class Embedding:
                 raise ConfigurationError(f"PHR_REFRESH[{key!r}]", "it is unknown", f"use {', '.join(_KEYS)}")
         opens_store = block.get("store")
         opens_store = opens_store if callable(opens_store) else None
-        texts = [key for key in _FROM_ENV if block.get(key) and block[key] is not opens_store]
-        given = dict(environ) | {_FROM_ENV[key]: str(block[key]) for key in texts}
+        texts = [key for key in VARIABLES if block.get(key) and block[key] is not opens_store]
+        given = dict(environ) | {VARIABLES[key]: str(block[key]) for key in texts}
         places = block.get("places")
         if places is not None and (type(places) is not int or places < 0):
             raise _wrong("places", "it is no whole number", "give 0 or more")
         longest = block.get("longest_wait")
         longest = None if longest is None else _duration("longest_wait", longest)
-        upstream = _upstream(block.get("upstream"), environ)
-        kinds = upstream.kinds if isinstance(upstream, MhvUpstream) else None
+        upstream, kinds = _upstream(block.get("upstream"), environ)
         return cls(
             patient_of=read_patient_of(block.get("patient_of")),
             upstream=upstream,
@@ -100,7 +99,7 @@ class Embedding:
         """A `PhrRefresh` by these settings, for a process with threads. `worker`: in place of the one they name."""
         return PhrRefresh(
             store=self.opens_store() if self.opens_store else open_store(self.settings.store_url),
-            upstream=guarded(self.upstream, self.settings.observer),
+            upstream=self.upstream,
             worker=worker or self._celery_worker(),
             policy=self.policy,
             seal=self.settings.seal,
@@ -112,7 +111,7 @@ class Embedding:
         worker = self._celery_worker()
         return AsyncPhrRefresh(
             store=self.opens_store() if self.opens_store else open_async_store(self.settings.store_url),
-            upstream=guarded(self.upstream, self.settings.observer),
+            upstream=self.upstream,
             worker=None if worker is None else worker.for_event_loop(),
             policy=self.policy,
             seal=self.settings.seal,
@@ -122,9 +121,10 @@ class Embedding:
     def _celery_worker(self) -> "CeleryWorker | None":
         if self.worker in (None, "threads"):
             return None
-        from .celery import worker_of
+        from phr_refresh.adapters.workers.celery import worker_of
 
-        return worker_of(self.worker, self.settings.observer)
+        is_path = isinstance(self.worker, str) and self.worker != "celery"
+        return worker_of(imported("worker", str(self.worker)) if is_path else self.worker, self.settings.observer)
 
 
 def _wrong(key: str, problem: str, remedy: str) -> ConfigurationError:
@@ -149,19 +149,24 @@ def imported(key: str, path: str) -> object:
         raise _wrong(key, f"it cannot be imported ({error.name})", "check the dotted path") from error
 
 
-def _upstream(value: object, environ: Mapping[str, str]) -> Upstream:
+def _upstream(value: object, environ: Mapping[str, str]) -> tuple[Upstream, tuple[str, ...] | None]:
+    """The upstream, and the kinds of records that it has to read, None where that is not known."""
+    from phr_refresh.adapters.upstream.mhv import MhvUpstream
+
     if value is None:
-        return MhvUpstream(MhvSettings.from_env(environ))
-    if isinstance(value, MhvSettings):
-        return MhvUpstream(value)
-    if isinstance(value, Mapping):
+        value = MhvSettings.from_env(environ)
+    elif isinstance(value, Mapping):
         given = _known("upstream", value, MhvSettings)
         missing = [name for name in ("base_url", "app_token", "authorization_key") if not given.get(name)]
         if missing:
             raise _wrong("upstream", f"it has no {' and no '.join(missing)}", "give it, or leave upstream out")
         secret = {name: read_secret(name, given[name]) for name in _SECRETS if given.get(name)}
-        return MhvUpstream(MhvSettings(**given | secret))
-    return value  # type: ignore[return-value]  # an Upstream of the host's own
+        value = MhvSettings(**given | secret)
+    if isinstance(value, MhvSettings):
+        value = MhvUpstream(value)
+    if isinstance(value, MhvUpstream):
+        return value, value.kinds
+    return value, None  # type: ignore[return-value]  # an Upstream of the host's own
 
 
 def read_policy(value: object) -> Policy:
@@ -174,11 +179,13 @@ def read_policy(value: object) -> Policy:
     values: dict[str, Any] = {
         name: item if name in NO_DURATIONS else _duration(f"policy.{name}", item) for name, item in known.items()
     }
+    if isinstance(schedule := known.get("poll_schedule"), list | tuple):
+        values["poll_schedule"] = tuple(_duration("policy.poll_schedule", time) for time in schedule)
     return Policy(**values)
 
 
 def _known(key: str, given: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    names = [item.name for item in fields(kind)]
+    names = [item.name for item in fields(kind) if item.init]
     for name in given:
         if name not in names:
             raise _wrong(f"{key}.{name}", "it is unknown", f"use {', '.join(names)}")

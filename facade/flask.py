@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
 
-from phr_refresh.adapters.browser import Host
-from phr_refresh.adapters.driver import tell
 from phr_refresh.adapters.login_hooks.flask import FlaskHost, UserOf, flask_login_user
-from phr_refresh.adapters.login_hooks.hooks import Hooks
+from phr_refresh.adapters.login_hooks.hooks import deferred
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
-from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
+from phr_refresh.statemachine.outcomes import Receipt
 from phr_refresh.statemachine.patient import Patient
 
-from .cli.views import explanation_lines
-from .embedding import Embedding
+from .cli.views import explanation_lines, sweep_lines
+from .hosting import Embedding, Service
 from .synchronous import PhrRefresh
 
 try:
@@ -70,35 +67,30 @@ class PhrRefreshFlask:
         uses_flask_login = self._user_of is None
         if uses_flask_login and find_spec("flask_login") is None:
             raise _wrong("nothing says who is logged in", "install Flask-Login, or give user_of")
-        embedding = Embedding.of(app.config.get("PHR_REFRESH") or {})
-        refresher = embedding.open()
-        hooks = Hooks(refresher, seconds=embedding.policy.login_budget.total_seconds())
+        service = Service.of(Embedding.of(app.config.get("PHR_REFRESH") or {}))
         host = FlaskHost(
-            Host(refresher, contract=embedding.contract, places=embedding.places),
-            Host(refresher, contract=embedding.contract, places=0),
-            hooks,
-            patient_of=embedding.patient_of,
+            service.host,
+            service.host_without_threads,
+            service.hooks,
+            patient_of=service.embedding.patient_of,
             user_of=self._user_of or flask_login_user,
         )
         app.register_blueprint(host.blueprint(), url_prefix=self._url_prefix)
-        app.extensions[_NAME] = _Running(refresher, host, weakref.finalize(app, _close, hooks, refresher))
+        app.extensions[_NAME] = _Running(service.refresher, host, weakref.finalize(app, service.close))
         if uses_flask_login:
             host.connect(app)
-        _add_commands(app, refresher)
+        _add_commands(app, service.refresher)
 
     def logged_in(self, user: object) -> Receipt | None:
         """The login hook, once the session says who it is: see `Hooks.logged_in`. Never raises, never waits long."""
         running = _running()
-        if running is None:
-            _tell_not_running("login_deferred")
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="closed")
-        return running.host.logged_in(user)
+        return deferred("login", "closed", LogObserver()) if running is None else running.host.logged_in(user)
 
     def logged_out(self, user: object) -> None:
         """The logout hook: see `Hooks.logged_out`."""
         running = _running()
         if running is None:
-            _tell_not_running("logout_deferred")
+            deferred("logout", "closed", LogObserver())
         else:
             running.host.logged_out(user)
 
@@ -126,24 +118,12 @@ def _now() -> _Running:
     return running
 
 
-def _tell_not_running(fact: str) -> None:
-    tell(LogObserver(), Fact(fact, details={"reason": "closed"}, is_warning=True))
-
-
-def _close(hooks: Hooks, refresher: PhrRefresh) -> None:
-    hooks.close()
-    refresher.close()
-
-
 def _add_commands(app: Flask, refresher: PhrRefresh) -> None:
     @app.cli.command("phr-sweep")
     @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="At most so many.")
     def sweep(limit: int) -> None:
         """Apply what is due for patients whom nobody asks about."""
-        done = refresher.sweep(limit)
-        click.echo(
-            f"{done.due} due, {done.moved} moved, {done.conflicts} moved by others, {done.unreadable} unreadable"
-        )
+        click.echo("\n".join(sweep_lines(refresher.sweep(limit))))
 
     @app.cli.command("phr-explain")
     @click.argument("user")

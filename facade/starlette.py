@@ -13,9 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from phr_refresh.adapters.browser import AsyncHost
-from phr_refresh.adapters.driver import tell
-from phr_refresh.adapters.login_hooks.hooks import AsyncHooks
+from phr_refresh.adapters.login_hooks.hooks import deferred
 from phr_refresh.adapters.login_hooks.starlette import (
     IsLoggedIn,
     PatientOf,
@@ -23,16 +21,15 @@ from phr_refresh.adapters.login_hooks.starlette import (
     StarletteHost,
     is_same_origin,
 )
-from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError
-from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
+from phr_refresh.statemachine.outcomes import Receipt
 from phr_refresh.statemachine.patient import Patient
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from .asynchronous import AsyncPhrRefresh
-from .embedding import Embedding
+from .hosting import AsyncHooks, AsyncHost, Embedding
 
 __all__ = ["IsLoggedIn", "PatientOf", "PhrRefreshStarlette", "SameOriginOnly", "is_same_origin"]
 
@@ -86,7 +83,6 @@ class PhrRefreshStarlette:
                 patient_of=self._embedding.patient_of,
                 is_logged_in=self._is_logged_in,
                 trusted_origins=self._trusted_origins,
-                seconds=seconds,
             )
             self._running = _Running(refresher, host)
             try:
@@ -102,14 +98,13 @@ class PhrRefreshStarlette:
     async def logged_in(self, request: Request) -> Receipt | None:
         """The login hook, once the session says who it is: see `Hooks.logged_in`. Never raises, never waits long."""
         if self._running is None:
-            self._tell_not_running("login_deferred")
-            return Receipt(kind=ReceiptKind.DEFERRED, reason="closed")
+            return deferred("login", "closed", self._embedding.settings.observer)
         return await self._running.host.logged_in(request)
 
     async def logged_out(self, request: Request) -> None:
         """The logout hook, while the session still says who it is: see `Hooks.logged_out`."""
         if self._running is None:
-            self._tell_not_running("logout_deferred")
+            deferred("logout", "closed", self._embedding.settings.observer)
         else:
             await self._running.host.logged_out(request)
 
@@ -131,9 +126,6 @@ class PhrRefreshStarlette:
                 "its lifespan does not run", "give the app lifespan=phr.lifespan, or enter that in the app's own"
             )
         return self._running
-
-    def _tell_not_running(self, fact: str) -> None:
-        tell(self._embedding.settings.observer, Fact(fact, details={"reason": "closed"}, is_warning=True))
 
 
 class _Endpoint:

@@ -9,28 +9,24 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from phr_refresh.adapters.driver import Ports, Tap, loaded_of, run, tell
-from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.adapters.metrics.measuring import MeasuredUpstream, MeasuredWorker, login_answered
-from phr_refresh.adapters.ports import AnswersInTime, NeverWaits, Observer, RecordsAnswer, Seal, Store, Upstream, Worker
-from phr_refresh.adapters.redaction import safe_error
-from phr_refresh.adapters.session_creation.seal import PlainSeal
+from phr_refresh.adapters.driver import Tap, run
+from phr_refresh.adapters.ports import AnswersInTime, Observer, RecordsAnswer, Row, Seal, Store, Upstream, Worker
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
 from phr_refresh.statemachine.draft import Flow
-from phr_refresh.statemachine.effects import Fact, Load, Loaded, SessionToken, Step
-from phr_refresh.statemachine.errors import ConfigurationError, RecordUnreadable
-from phr_refresh.statemachine.outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
-from phr_refresh.statemachine.patient import Patient, key_of
+from phr_refresh.statemachine.effects import Load, SessionToken, Step
+from phr_refresh.statemachine.errors import RecordUnreadable
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, Status, SweepReport
+from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.policy import Policy
 
-from .assembly import Settings, Silenceable, as_patient, flows_under, key_and_patient
+from .assembly import Face, Settings, Silenceable, as_patient, key_and_patient, keys_of
 
 T = TypeVar("T")
 
 
-class PhrRefresh:
+class PhrRefresh(Face[Store, Worker]):
     """Refreshes patients' records at login. One object per process, shared by all threads; a context manager.
 
     It owns what it is given: `close` closes store, upstream and worker. It survives a fork that comes before the first
@@ -50,28 +46,19 @@ class PhrRefresh:
     ) -> None:
         """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
 
-        `tap` sees each flow before it runs, such as `statemachine.trace.Recorder.tap`.
+        `tap` sees each flow before it runs, such as `drawing.trace.Recorder.tap`.
         """
-        self._policy = policy or Policy()
-        self._flows = flows_under(self._policy, upstream)
-        self._store = store
-        self._worker = worker or ThreadWorker()
-        self.observer = observer or LogObserver()
-        self._upstream = MeasuredUpstream(upstream, self.observer)
-        self._measured_worker = MeasuredWorker(self._worker, self.observer)
-        self._ports = Ports(
+        super().__init__(
             store=store,
-            upstream=self._upstream,
-            worker=self._measured_worker,
-            seal=seal or PlainSeal(),
-            observer=self.observer,
-            policy=self._policy,
+            upstream=upstream,
+            worker=worker or ThreadWorker(),
+            policy=policy,
+            seal=seal,
+            observer=observer,
             tap=tap,
         )
-        self._time_limit = TimeLimit()
         self._in_time = store if isinstance(store, AnswersInTime) else None
-        self._hands_over_at_once = isinstance(self._worker, NeverWaits) and self._worker.never_waits
-        self._closed = False
+        self._time_limit = TimeLimit()
         self._worker.start(self._run_step)
 
     @classmethod
@@ -79,14 +66,10 @@ class PhrRefresh:
         cls, environ: Mapping[str, str] | None = None, *, worker: Worker | None = None, policy: Policy | None = None
     ) -> PhrRefresh:
         """From the environment: see `assembly.Settings` and `MhvSettings.from_env`. Raises `ConfigurationError`."""
-        from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
-        from phr_refresh.adapters.upstream.settings import MhvSettings
-
         settings = Settings.from_env(environ)
-        mhv = MhvSettings.from_env() if environ is None else MhvSettings.from_env(environ)
         return cls(
             store=open_store(settings.store_url),
-            upstream=guarded(MhvUpstream(mhv), settings.observer),
+            upstream=settings.upstream(environ),
             worker=worker,
             policy=policy,
             seal=settings.seal,
@@ -96,7 +79,7 @@ class PhrRefresh:
     def login(self, patient: Patient) -> Receipt:
         """The login hook: never raises, returns within `Policy.login_budget` (rule R5). The work is the worker's."""
         began = time.perf_counter()
-        return login_answered(self.observer, self._login(patient), time.perf_counter() - began)
+        return self._answered(self._login(patient), began)
 
     def _login(self, patient: Patient) -> Receipt:
         if self._closed:
@@ -104,30 +87,25 @@ class PhrRefresh:
         ends_at = time.monotonic() + self._policy.login_budget.total_seconds()
         observer = Silenceable(self.observer)
         try:
-            seen = self._loaded_by(patient, ends_at)
-            if seen is not None and self._hands_over_at_once:
-                return run(self._flows.login(patient, seen), self._ports)
+            row = self._read_by(patient, ends_at)
+            if row is not None and self._hands_over_at_once:
+                return run(self._flows.login(patient), self._ports, row)
             # Whatever the store or the broker does: the limit holds, and what is late goes on behind it.
             return self._time_limit.call(
-                lambda: run(self._flows.login(patient, seen), replace(self._ports, observer=observer)),
+                lambda: run(self._flows.login(patient), replace(self._ports, observer=observer), row),
                 seconds=max(ends_at - time.monotonic(), 0),
             )
         except TimeLimitExceeded:
             observer.silence()
             return self._deferred("over_budget")
         except Exception as error:
-            return self._deferred("internal_error", error=safe_error(error))
+            return self._failed(error)
 
-    def _loaded_by(self, patient: Patient, ends_at: float) -> Loaded | None:
+    def _read_by(self, patient: Patient, ends_at: float) -> Row | None:
         """The patient's record, read in this thread without waiting beyond `ends_at`; None where that cannot be."""
         if self._in_time is None or not patient.is_member:
             return None
-        row = self._in_time.call_by(Load(patient.key), ends_at)
-        return None if row is None else loaded_of(row)
-
-    def _deferred(self, reason: str, **details: str) -> Receipt:
-        tell(self.observer, Fact("login_deferred", details={"reason": reason, **details}, is_warning=True))
-        return Receipt(kind=ReceiptKind.DEFERRED, reason=reason)
+        return self._in_time.call_by(Load(patient.key), ends_at)
 
     def refresh(self, patient: Patient) -> Receipt:
         """Start this window's refresh in this thread, unless that was done. Winner and losers get the same id."""
@@ -146,7 +124,7 @@ class PhrRefresh:
 
         A record that cannot be read is its error, in place of a status: it hides no other.
         """
-        keys = {user: key_of(user) for user in users}
+        keys = keys_of(users)
         found = self._run(self._flows.statuses(list(keys.values())))
         return {user: found[key] for user, key in keys.items()}
 
@@ -180,24 +158,19 @@ class PhrRefresh:
             stack.callback(self._store.close)
             stack.callback(self._upstream.close)
             self._time_limit.close()
-            dropped = self._worker.close()
-            if dropped:
-                # No warning: what is dropped waits for its time, and readers of the status take over.
-                tell(self.observer, Fact("worker_closed", details={"dropped": dropped}))
+            self._tell_dropped(self._worker.close())
 
     def _run(self, flow: Flow[T]) -> T:
-        if self._closed:
-            raise ConfigurationError("PhrRefresh", "it is closed", "make another one")
+        self._check_open()
         return run(flow, self._ports)
 
     def _run_step(self, step: Step) -> None:
-        began = time.perf_counter()
+        began, failure = time.perf_counter(), None
         try:
             run(self._flows.step(step), self._ports)
         except Exception as error:
-            details = {"step": type(step).__name__, "error": safe_error(error)}
-            tell(self.observer, Fact("step_failed", details=details, is_warning=True))
-        self._measured_worker.ran(step, time.perf_counter() - began)
+            failure = error
+        self._ran(step, began, failure)
 
     def __enter__(self) -> Self:
         return self

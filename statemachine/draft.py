@@ -19,7 +19,7 @@ from .effects import (
 from .errors import EventRefused
 from .lifecycle import Step, catch_up, deadline_of, step
 from .patient import UserKey
-from .policy import Policy, milliseconds
+from .policy import Policy
 from .record import RefreshRecord, Refusal
 from .table import FINGERPRINT, Event, EventName, Kind
 
@@ -111,7 +111,7 @@ class Draft:
             expected_version=self.version,
             decided_at=self.now,
             due_at=deadline_of(record),
-            keep_until=ends + milliseconds(self.policy.retention),
+            keep_until=ends + self.policy.ms.retention,
             token_change=self.token_change,
             token=self.token,
             noted=tuple(self.noted),
@@ -140,7 +140,7 @@ def _within_reach(loaded: Loaded, policy: Policy) -> RefreshRecord:
     """
     now = loaded.now
     record = loaded.record or RefreshRecord(since=now)
-    reach = now + _FAR * milliseconds(policy.refresh_deadline)
+    reach = now + _FAR * policy.ms.refresh_deadline
     if max(record.deadline_at, record.next_poll_at, record.opening_until, record.retry_at) <= reach:
         return record
     return record._replace(

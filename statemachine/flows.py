@@ -38,7 +38,7 @@ from .following import Following, event_of
 from .opening import Advance, Ended, Opening
 from .outcomes import Explanation, Receipt, ReceiptKind, Status, SweepReport
 from .patient import Patient, UserKey
-from .policy import Instant, Policy, milliseconds
+from .policy import Instant, Policy
 from .record import NEVER_SENT, State
 from .sweeping import Sweep, statuses
 from .table import Event, EventName
@@ -56,12 +56,12 @@ class Flows:
 
     # What login services call.
 
-    def login(self, patient: Patient, seen: Loaded | None = None) -> Flow[Receipt]:
-        """The login hook: one load, at most one hand-over, nothing else (rule R5). `seen`: the load that was made."""
+    def login(self, patient: Patient) -> Flow[Receipt]:
+        """The login hook: one load, at most one hand-over, nothing else (rule R5)."""
         if not patient.is_member:
             return Receipt(kind=ReceiptKind.NOT_ELIGIBLE)
         try:
-            loaded = seen or (yield from load(patient.key))
+            loaded = yield from load(patient.key)
         except StoreError as error:
             reason = "record_unreadable" if isinstance(error, RecordUnreadable) else "store_unavailable"
             yield from tell("login_deferred", patient.key, reason=reason, error=str(error))
@@ -198,7 +198,7 @@ class Flows:
         """Send the one call that this claim allows, record its answer, and see to what comes next."""
         patient, claimed = step.patient, advance.loaded
         answer: KickOffAnswer
-        if claimed.now - _claimed_at(claimed) > milliseconds(self.policy.decision_age):
+        if claimed.now - _claimed_at(claimed) > self.policy.ms.decision_age:
             # The claim's answer was lost, and it took too long to find the claim again.
             answer = NeverSent("too_late", claimed.now)
         elif not advance.is_replicated:
@@ -216,7 +216,7 @@ class Flows:
         record = up_to_date(standing, self.policy)
         match answer:
             case Accepted() | AnswerLost():
-                until_poll = max(record.next_poll_at - standing.now, milliseconds(self.policy.poll_interval))
+                until_poll = max(record.next_poll_at - standing.now, self.policy.ms.poll_interval)
                 if not (yield HandOver(Follow(patient, refresh_id), until_poll / 1000)):
                     yield from tell("follow_dropped", patient.key, refresh_id=refresh_id, reason="worker_full")
                 return receipt_of(ReceiptKind.STARTED, record)
@@ -244,7 +244,7 @@ class Flows:
             except StoreError as error:
                 yield from tell("answer_not_recorded", patient.key, refresh_id=event.refresh_id, error=str(error))
             if left:
-                yield Pause(milliseconds(self.policy.session_wait_interval) / 1000)
+                yield Pause(self.policy.ms.session_wait_interval / 1000)
                 try:
                     standing = yield from load(patient.key)
                 except StoreError:

@@ -17,7 +17,7 @@ from .effects import (
 )
 from .errors import EventRefused, StoreUnavailable
 from .patient import Patient, UserKey
-from .policy import Instant, Policy, milliseconds
+from .policy import Instant, Policy
 from .record import NEVER_SENT, KickOff, RefreshRecord, State
 from .table import Event, EventName
 
@@ -26,26 +26,18 @@ from .table import Event, EventName
 
 def event_of(answer: KickOffAnswer, refresh_id: str, *, claimed: Loaded, policy: Policy) -> Event:
     """The event that `answer` to the kick-off of `refresh_id` is to the lifecycle."""
-    opens_at = answer.at + milliseconds(policy.refresh_window)
-    poll_at = answer.at + milliseconds(policy.poll_interval)
+    opens_at = answer.at + policy.ms.refresh_window
+    poll_at = answer.at + policy.ms.poll_interval
     record = claimed.record or RefreshRecord()
     match answer:
-        case Accepted(at):
+        case Accepted(at) | AnswerLost(at=at):
             return Event(
-                name=EventName.REFRESH_ACCEPTED,
+                name=EventName.REFRESH_ACCEPTED if isinstance(answer, Accepted) else EventName.ANSWER_LOST,
                 at=at,
                 refresh_id=refresh_id,
                 window_opens_at=opens_at,
                 next_poll_at=poll_at,
-            )
-        case AnswerLost(reason, at):
-            return Event(
-                name=EventName.ANSWER_LOST,
-                at=at,
-                refresh_id=refresh_id,
-                window_opens_at=opens_at,
-                next_poll_at=poll_at,
-                code=reason,
+                code="" if isinstance(answer, Accepted) else answer.reason,
             )
         case Rejected(reason, at):
             return Event(
@@ -62,7 +54,7 @@ def _try_again(answer: NeverSent, refresh_id: str, *, record: RefreshRecord, pol
         code, pause = UPSTREAM_OVERLOADED, policy.deferral_after(answer.retry_after, refresh_id)
         deferred_since = deferred(record, at, policy)
     else:
-        failures = record.failures_in_a_row(at, forgotten_after=milliseconds(policy.retry_backoff_max)) + 1
+        failures = record.failures_in_a_row(at, forgotten_after=policy.ms.retry_backoff_max) + 1
         code, pause = NEVER_SENT, policy.spread(policy.backoff_after(failures), refresh_id)
     return Event(
         name=EventName.REFRESH_FAILED,
@@ -82,7 +74,7 @@ def deferred(record: RefreshRecord, at: Instant, policy: Policy) -> Instant:
     Nobody waits for it any more by then, and the next login starts anew.
     """
     since = record.deferred_since or at
-    return since if at - since < milliseconds(policy.refresh_window) else 0
+    return since if at - since < policy.ms.refresh_window else 0
 
 
 class Following:
@@ -141,7 +133,7 @@ class Following:
             return None
         # A poll that is due still was missed: not at once again, or a slow store would be hammered.
         wait = record.next_poll_at - loaded.now
-        wait = wait if wait > 0 else milliseconds(self.policy.poll_interval)
+        wait = wait if wait > 0 else self.policy.ms.poll_interval
         return min(wait, record.deadline_at - loaded.now) / 1000
 
     def _is_time(self, record: RefreshRecord, loaded: Loaded) -> bool:
@@ -150,7 +142,7 @@ class Following:
     def _interval(self, draft: Draft) -> int:
         record = draft.record
         if draft.now >= record.deadline_at:
-            return milliseconds(self.policy.late_poll_interval)
+            return self.policy.ms.late_poll_interval
         return self.policy.poll_interval_after(draft.now - (record.claimed_at or draft.now))
 
     def _ask(self, loaded: Loaded) -> Flow[Loaded]:
@@ -185,7 +177,7 @@ class Following:
         """Respect the upstream's Retry-After, up to the longest poll interval."""
         if answer.retry_after is None:
             return loaded
-        pause = min(int(answer.retry_after * 1000), milliseconds(self.policy.poll_interval_max))
+        pause = min(int(answer.retry_after * 1000), self.policy.ms.poll_interval_max)
         draft = Draft(self.key, loaded, self.policy)
         if loaded.now + pause <= draft.record.next_poll_at:
             return loaded

@@ -17,7 +17,7 @@ from .errors import StoreUnavailable
 from .following import deferred
 from .outcomes import Receipt, ReceiptKind
 from .patient import Patient
-from .policy import Policy, milliseconds
+from .policy import Policy
 from .record import Failure, RefreshRecord, State, cancelled
 from .table import Event, EventName
 from .views import receipt_of, standing_receipt
@@ -154,10 +154,8 @@ class Opening:
                     name=EventName.REFRESH_CLAIMED,
                     at=draft.now,
                     refresh_id=self.refresh_id,
-                    deadline_at=draft.now + milliseconds(self.policy.refresh_deadline),
-                    window_opens_at=draft.now
-                    + milliseconds(self.policy.refresh_window)
-                    + milliseconds(self.policy.unanswered_margin),
+                    deadline_at=draft.now + self.policy.ms.refresh_deadline,
+                    window_opens_at=draft.now + self.policy.ms.refresh_window + self.policy.ms.unanswered_margin,
                     next_poll_at=draft.now + self.policy.poll_interval_after(0),
                 )
             )
@@ -171,8 +169,8 @@ class Opening:
     def _create(self, draft: Draft, *, wait: bool) -> Flow[Advance | Ended]:
         """Claim the creation of the session and create it; or wait for who has claimed it (rule R2)."""
         record = draft.record
-        age = milliseconds(self.policy.decision_age)
-        lasts = milliseconds(self.policy.session_claim) + 2 * age
+        age = self.policy.ms.decision_age
+        lasts = self.policy.ms.session_claim + 2 * age
         # Ours already where the commit's answer was lost; claimed anew if that took too long to find out.
         if not self._is_ours(record) or record.opening_until - draft.now < lasts - age:
             if not self._is_ours(record) and draft.now < record.opening_until:
@@ -191,8 +189,8 @@ class Opening:
         return Advance(standing, answer.token)
 
     def _wait(self, draft: Draft, *, wait: bool) -> Flow[Advance | Ended]:
-        interval = milliseconds(self.policy.session_wait_interval)
-        if wait and self.waited < milliseconds(self.policy.session_wait):
+        interval = self.policy.ms.session_wait_interval
+        if wait and self.waited < self.policy.ms.session_wait:
             self.waited += interval
             yield Pause(interval / 1000)
             return Advance((yield from load(self.patient.key)))
@@ -235,7 +233,7 @@ class Opening:
             deferred_since = deferred(record, draft.now, policy) if wants else 0
             again = deferred_since > 0
         else:
-            forgotten_after = milliseconds(policy.retry_backoff_max)
+            forgotten_after = policy.ms.retry_backoff_max
             failures = record.failures_in_a_row(draft.now, forgotten_after=forgotten_after) + 1
             pause = policy.spread(policy.backoff_after(failures), self.opening_id)
             again = failures < policy.retry_limit

@@ -81,6 +81,8 @@ class RefreshRecord(NamedTuple):
     Only `lifecycle.step` changes `state`; the bookkeeping fields (`opening_*`, `next_poll_at`, `retry_at`,
     `failures`, `session_failure`, `refusal`) are noted by the flows. Every field that ends in `_at` is an `Instant`.
 
+    The order of the fields is part of the stored form (codec.py): new ones go behind all but `carried`.
+
     A NamedTuple and no dataclass: every step copies the record with some fields changed, which `_replace` does
     five times as fast as `dataclasses.replace`.
     """
@@ -88,6 +90,8 @@ class RefreshRecord(NamedTuple):
     state: State = State.NO_SESSION
     #: When `state` was entered.
     since: Instant = 0
+    #: Of the lifecycle definition that wrote this record.
+    fingerprint: str = ""
 
     #: When the cached session counts as expired, None where there is none.
     session_expires_at: Instant | None = None
@@ -122,8 +126,6 @@ class RefreshRecord(NamedTuple):
     deferred_since: Instant = 0
 
     refusal: Refusal | None = None
-    #: Of the lifecycle definition that wrote this record.
-    fingerprint: str = ""
     #: They are written back as they were.
     carried: Carried = ()
 

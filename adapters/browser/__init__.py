@@ -1,9 +1,9 @@
 """The HTTP contract towards browsers, without a framework: request facts in, status, headers and body out."""
 
-from .async_host import AsyncHost, AsyncRefresher
+from .answers import AsyncHttpStream, HttpRequest, HttpResponse, HttpStream, problem
 from .contract import Contract
-from .host import Host, Refresher
-from .messages import AsyncHttpStream, HttpRequest, HttpResponse, HttpStream
+from .hosts import AsyncHost, AsyncRefresher, Host, Refresher
+from .operations import is_public
 
 __all__ = [
     "AsyncHost",
@@ -15,4 +15,6 @@ __all__ = [
     "HttpResponse",
     "HttpStream",
     "Refresher",
+    "is_public",
+    "problem",
 ]

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .messages import EVENTS, FHIR, JAVASCRIPT, JSON, PROBLEM
+from .answers import EVENT_STREAM, FHIR, JAVASCRIPT, JSON, PROBLEM
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One way in which an operation ends. `schema` names the body's (`schemas`), None where there is no body."""
+class Response:
+    """One way in which an operation ends. `schema` names the body's (`openapi`), None where there is no body."""
 
     description: str
     schema: str | None = None
@@ -26,10 +26,11 @@ class Operation:
     description: str = ""
     method: str = "GET"
     has_kind: bool = False
+    #: It says nothing about anybody, so it is answered before anybody looks who is logged in.
     is_public: bool = False
     #: The request headers that make a difference.
     takes: tuple[str, ...] = ()
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, Response]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -42,11 +43,19 @@ class Operation:
         return f"/{self.name}/{{kind}}" if self.has_kind else f"/{self.name}"
 
 
-def _problem(description: str, *headers: str) -> Answer:
-    return Answer(description, "Problem", PROBLEM, headers)
+def _problem(description: str, *headers: str) -> Response:
+    return Response(description, "Problem", PROBLEM, headers)
 
 
-_NOT_MODIFIED: Final = Answer("What the client has is what there is.", headers=("ETag", "Cache-Control"))
+def _static(name: str, summary: str, what: str, schema: str, content_type: str) -> Operation:
+    validators = ("ETag", "Cache-Control")
+    responses = {
+        200: Response(what, schema, content_type, validators),
+        304: Response("What the client has is what there is.", headers=validators),
+    }
+    return Operation(name=name, summary=summary, is_public=True, takes=("If-None-Match",), responses=responses)
+
+
 _PRIVATE: Final = {
     401: _problem("`not_logged_in`", "WWW-Authenticate"),
     403: _problem("`not_eligible`: there is no MHV account. Or the host's own refusal."),
@@ -62,14 +71,14 @@ OPERATIONS: Final = (
         "soon as anything is new, after N seconds at the latest. What a login has just handed over is given two "
         "seconds to begin.",
         takes=("Prefer", "If-None-Match"),
-        answers={
-            200: Answer("Settled.", "Status", headers=("ETag", "Vary", "Preference-Applied")),
-            202: Answer(
+        responses={
+            200: Response("Settled.", "Status", headers=("ETag", "Vary", "Preference-Applied")),
+            202: Response(
                 "Under way.",
                 "Status",
                 headers=("Retry-After", "X-Progress", "ETag", "Vary", "Preference-Applied"),
             ),
-            304: Answer(
+            304: Response(
                 "Settled, and the client knows how.", headers=("ETag", "Vary", "Preference-Applied", "Cache-Control")
             ),
             **_PRIVATE,
@@ -80,9 +89,9 @@ OPERATIONS: Final = (
         summary="The status as Server-Sent Events",
         description="Each event is named `status`; its data are a Status. It ends when the refresh has settled.",
         takes=("Last-Event-ID",),
-        answers={
-            200: Answer("Events, until the refresh has settled.", "Event", EVENTS),
-            204: Answer("Settled, and the client has seen it: do not connect again.", headers=("Cache-Control",)),
+        responses={
+            200: Response("Events, until the refresh has settled.", "Event", EVENT_STREAM),
+            204: Response("Settled, and the client has seen it: do not connect again.", headers=("Cache-Control",)),
             **_PRIVATE,
         },
     ),
@@ -91,8 +100,8 @@ OPERATIONS: Final = (
         method="POST",
         summary="Refresh the patient's records now",
         description="The host's protection against CSRF applies.",
-        answers={
-            202: Answer("Started, or joined to one that runs.", "Receipt", headers=("Location", "Retry-After")),
+        responses={
+            202: Response("Started, or joined to one that runs.", "Receipt", headers=("Location", "Retry-After")),
             429: _problem("`window_closed`: the last refresh was not long enough ago.", "Retry-After"),
             **_PRIVATE,
             503: _problem("`store_unavailable`, or why nothing can be started, such as `backoff`.", "Retry-After"),
@@ -102,40 +111,22 @@ OPERATIONS: Final = (
         name="records",
         has_kind=True,
         summary="The patient's records of one kind",
-        answers={
-            200: Answer(
+        responses={
+            200: Response(
                 "The records, as they were at PHR-As-Of.",
                 "Bundle",
                 FHIR,
                 ("PHR-State", "PHR-Stale", "PHR-As-Of", "PHR-Failure"),
             ),
-            202: Answer("The first records are on their way.", "Status", headers=("Retry-After", "X-Progress")),
+            202: Response("The first records are on their way.", "Status", headers=("Retry-After", "X-Progress")),
             404: _problem("`no_such_records`: there is no such kind."),
             502: _problem("`records_unavailable`: the FHIR server fails.", "Retry-After"),
             **_PRIVATE,
             503: _problem("`no_records_yet`, `session_unavailable` or `store_unavailable`", "Retry-After"),
         },
     ),
-    Operation(
-        name="openapi.json",
-        is_public=True,
-        summary="This document",
-        takes=("If-None-Match",),
-        answers={
-            200: Answer("An OpenAPI document.", "OpenApi", headers=("ETag", "Cache-Control")),
-            304: _NOT_MODIFIED,
-        },
-    ),
-    Operation(
-        name="phr-refresh.js",
-        is_public=True,
-        summary="The browser module",
-        takes=("If-None-Match",),
-        answers={
-            200: Answer("An ES module.", "Module", JAVASCRIPT, ("ETag", "Cache-Control")),
-            304: _NOT_MODIFIED,
-        },
-    ),
+    _static("openapi.json", "This document", "An OpenAPI document.", "OpenApi", JSON),
+    _static("phr-refresh.js", "The browser module", "An ES module.", "Module", JAVASCRIPT),
 )
 
 _BY_NAME: Final[Mapping[str, Operation]] = {operation.name: operation for operation in OPERATIONS}
@@ -146,3 +137,12 @@ def operation_at(path: str) -> tuple[Operation | None, str]:
     name, _, kind = path.strip("/").partition("/")
     operation = _BY_NAME.get(name)
     return (operation, kind) if operation is not None and bool(kind) == operation.has_kind else (None, "")
+
+
+def is_public(path: str) -> bool:
+    """Whether `path` is answered alike to everybody: then a host leaves its session alone.
+
+    Any cache may keep such an answer, so no cookie of a user may come with it.
+    """
+    operation, _ = operation_at(path)
+    return operation is not None and operation.is_public

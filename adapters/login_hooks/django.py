@@ -52,13 +52,8 @@ def savepoints() -> Iterator[None]:
 
 def facts_of(request: DjangoRequest, path: str, *, patient: Patient | None, is_logged_in: bool) -> HttpRequest:
     """The request as the contract takes it. `path`: below the mount point."""
-    return HttpRequest(
-        method=request.method or "",
-        path=path,
-        patient=patient,
-        is_logged_in=is_logged_in,
-        headers={name.lower(): value for name, value in request.headers.items()},
-    )
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return HttpRequest(request.method or "", path, patient, is_logged_in=is_logged_in, headers=headers)
 
 
 def response_to(request: DjangoRequest, answer: HttpResponse | HttpStream) -> HttpResponseBase:

@@ -4,12 +4,13 @@ The host's own protection against cross-site requests, such as Flask-WTF's `CSRF
 """
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 from ...statemachine.errors import ConfigurationError, MissingExtra
 from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
-from ..browser import Host, HttpRequest, HttpResponse
+from ..browser import Host, HttpRequest, HttpResponse, is_public
 from .hooks import Hooks
 
 try:
@@ -36,6 +37,7 @@ def flask_login_user() -> Any:
     return current_user._get_current_object() if current_user.is_authenticated else None
 
 
+@dataclass(frozen=True, eq=False)
 class FlaskHost:
     """One app's endpoints and hooks.
 
@@ -43,27 +45,25 @@ class FlaskHost:
     everybody else waiting, logins included. It should have no places.
     """
 
-    def __init__(
-        self, host: Host, host_without_threads: Host, hooks: Hooks, *, patient_of: PatientOf, user_of: UserOf
-    ) -> None:
-        self._host = host
-        self._host_without_threads = host_without_threads
-        self._hooks = hooks
-        self._patient_of = patient_of
-        self._user_of = user_of
+    host: Host
+    host_without_threads: Host
+    hooks: Hooks
+    _: KW_ONLY
+    patient_of: PatientOf
+    user_of: UserOf
 
     def patient(self) -> Patient | None:
         """The patient whose session the request carries. Raises what the host's `patient_of` raises."""
-        user = self._user_of()
-        return None if user is None else self._patient_of(user)
+        user = self.user_of()
+        return None if user is None else self.patient_of(user)
 
     def logged_in(self, user: object) -> Receipt | None:
         """See `Hooks.logged_in`."""
-        return self._hooks.logged_in(lambda: self._patient_of(user))
+        return self.hooks.logged_in(lambda: self.patient_of(user))
 
     def logged_out(self, user: object) -> None:
         """See `Hooks.logged_out`."""
-        self._hooks.logged_out(lambda: self._patient_of(user))
+        self.hooks.logged_out(lambda: self.patient_of(user))
 
     def connect(self, app: Flask) -> None:
         """Log in and out whom Flask-Login does, in `app`, for as long as this object lives."""
@@ -90,15 +90,11 @@ class FlaskHost:
         return blueprint
 
     def _answer(self, path: str = "") -> Response:
-        user = self._user_of()
-        asked = HttpRequest(
-            method=request.method,
-            path=path,
-            patient=None if user is None else self._patient_of(user),
-            is_logged_in=user is not None,
-            headers={name.lower(): value for name, value in request.headers.items()},
-        )
-        host = self._host if request.is_multithread else self._host_without_threads
+        user = None if is_public(path) else self.user_of()
+        patient = None if user is None else self.patient_of(user)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        asked = HttpRequest(request.method, path, patient, is_logged_in=user is not None, headers=headers)
+        host = self.host if request.is_multithread else self.host_without_threads
         answer = host.answer(asked)
         # A list: of bytes alone Flask would set the Content-Length, which that of a HEAD's body is not.
         body = [answer.body] if isinstance(answer, HttpResponse) else answer.chunks

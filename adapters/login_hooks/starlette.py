@@ -6,17 +6,17 @@ The endpoints refuse requests of other sites; `SameOriginOnly` does it for a who
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from inspect import isawaitable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from ...statemachine.errors import MissingExtra
-from ...statemachine.outcomes import Receipt, ReceiptKind
+from ...statemachine.outcomes import Receipt
 from ...statemachine.patient import Patient
-from ..browser import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse
-from ..browser.messages import problem
-from .hooks import AsyncHooks, FindPatient
+from ..browser import AsyncHost, AsyncHttpStream, HttpRequest, HttpResponse, is_public, problem
+from .hooks import AsyncHooks, Found
 
 try:
     from starlette.datastructures import Headers
@@ -25,16 +25,12 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("phr_refresh.starlette", "starlette") from error
 
-T = TypeVar("T")
-
 #: Gives the patient whose session the request carries, at once or awaited; None for nobody, or nobody with records.
-PatientOf = Callable[[Request], Patient | Awaitable[Patient | None] | None]
+PatientOf = Callable[[Request], Found]
 #: Gives whether anybody is logged in.
 IsLoggedIn = Callable[[Request], bool]
 
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "TRACE")
-#: Seconds after which a hook stops to look for the patient.
-_LONGEST_SEARCH: Final = 5.0
 
 
 def is_same_origin(headers: Mapping[str, str], trusted: Collection[str] = ()) -> bool:
@@ -70,109 +66,56 @@ class SameOriginOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or refuse it."""
         refused = refusal(scope, self._trusted) if scope["type"] == "http" else None
-        await (self._app(scope, receive, send) if refused is None else _send_whole(refused, send))
+        await (self._app(scope, receive, send) if refused is None else _send(refused, send))
 
 
+@dataclass(frozen=True, eq=False)
 class StarletteHost:
-    """Serves the contract as an ASGI app, and logs in and out who sent a request. For one event loop.
+    """Serves the contract as an ASGI app, and logs in and out who sent a request. For one event loop."""
 
-    `seconds` bounds the search for the patient in a hook, where that is awaited.
-    """
-
-    def __init__(
-        self,
-        host: AsyncHost,
-        hooks: AsyncHooks,
-        *,
-        patient_of: PatientOf,
-        is_logged_in: IsLoggedIn | None,
-        trusted_origins: Collection[str],
-        seconds: float,
-    ) -> None:
-        self._host = host
-        self._hooks = hooks
-        self._patient_of = patient_of
-        self._is_logged_in = is_logged_in
-        self._trusted = trusted_origins
-        self._seconds = seconds
-        self._going_on: set[asyncio.Future[Any]] = set()
+    host: AsyncHost
+    hooks: AsyncHooks
+    _: KW_ONLY
+    patient_of: PatientOf
+    is_logged_in: IsLoggedIn | None
+    trusted_origins: Collection[str]
 
     async def patient(self, request: Request) -> Patient | None:
         """The patient whose session the request carries. Raises what the host's `patient_of` raises."""
-        found = self._patient_of(request)
+        found = self.patient_of(request)
         return await found if isawaitable(found) else found
 
     async def logged_in(self, request: Request) -> Receipt | None:
-        """See `Hooks.logged_in`."""
-        late = Receipt(kind=ReceiptKind.DEFERRED, reason="over_budget")
-        return await self._find_and(self._hooks.logged_in, request, late)
+        """See `AsyncHooks.logged_in`."""
+        return await self.hooks.logged_in(lambda: self.patient_of(request))
 
     async def logged_out(self, request: Request) -> None:
-        """See `Hooks.logged_out`."""
-        await self._find_and(self._hooks.logged_out, request, None)
-
-    async def _find_and(self, hook: Callable[[FindPatient], Coroutine[Any, Any, T]], request: Request, late: T) -> T:
-        try:
-            found = self._patient_of(request)
-        except Exception as raised:
-            return await hook(_raising(raised))
-        if not isawaitable(found):
-            return await hook(lambda: found)
-        # The hook has a budget of its own, and tells if it takes longer; here the search is added to it.
-        work = asyncio.ensure_future(_search_and(hook, found))
-        self._going_on.add(work)
-        work.add_done_callback(self._going_on.discard)
-        await asyncio.wait({work}, timeout=self._seconds)
-        return work.result() if work.done() else late
+        """See `AsyncHooks.logged_out`."""
+        await self.hooks.logged_out(lambda: self.patient_of(request))
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app. The route's parameter `path` is what comes below the mount point."""
-        refused = refusal(scope, self._trusted)
+        refused = refusal(scope, self.trusted_origins)
         if refused is not None:
-            await _send_whole(refused, send)
+            await _send(refused, send)
             return
         # Without `receive`: whoever looks for the patient takes nothing that tells us that the client has gone.
-        request = Request(scope)
-        patient = await self.patient(request)
-        asked = HttpRequest(
-            method=scope["method"],
-            path=scope["path_params"]["path"],
-            patient=patient,
-            is_logged_in=patient is not None or (self._is_logged_in is not None and self._is_logged_in(request)),
-            headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
-        )
+        request, path = Request(scope), scope["path_params"]["path"]
+        patient, is_logged_in = (None, False) if is_public(path) else await self._who(request)
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+        asked = HttpRequest(scope["method"], path, patient, is_logged_in=is_logged_in, headers=headers)
         await _while_connected(self._answer(asked, send), receive)
 
+    async def _who(self, request: Request) -> tuple[Patient | None, bool]:
+        patient = await self.patient(request)
+        return patient, patient is not None or (self.is_logged_in is not None and self.is_logged_in(request))
+
     async def _answer(self, asked: HttpRequest, send: Send) -> None:
-        answer = await self._host.answer(asked)
-        if isinstance(answer, HttpResponse):
-            await _send_whole(answer, send)
-        else:
-            await _send_stream(answer, send)
+        await _send(await self.host.answer(asked), send)
 
     async def close(self) -> None:
         """Wait a few seconds for hooks that still go on."""
-        if self._going_on:
-            await asyncio.wait(self._going_on, timeout=_LONGEST_SEARCH)
-        await self._hooks.close()
-
-
-async def _search_and(hook: Callable[[FindPatient], Coroutine[Any, Any, T]], search: Awaitable[Patient | None]) -> T:
-    try:
-        async with asyncio.timeout(_LONGEST_SEARCH):
-            patient = await search
-    except Exception as raised:
-        return await hook(_raising(raised))
-    return await hook(lambda: patient)
-
-
-def _raising(error: Exception) -> FindPatient:
-    """A search that ends in `error`, which the hook then tells."""
-
-    def find() -> Patient | None:
-        raise error
-
-    return find
+        await self.hooks.close()
 
 
 async def _while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
@@ -194,23 +137,19 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _send_whole(response: HttpResponse, send: Send) -> None:
-    await _send_head(response, send)
-    await send({"type": "http.response.body", "body": response.body})
-
-
-async def _send_stream(stream: AsyncHttpStream, send: Send) -> None:
+async def _send(answer: HttpResponse | AsyncHttpStream, send: Send) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+    if isinstance(answer, HttpResponse):
+        await send(start)
+        await send({"type": "http.response.body", "body": answer.body})
+        return
     try:
         # Newer servers raise OSError where older ones send to nobody.
         with suppress(OSError):
-            await _send_head(stream, send)
-            async for chunk in stream.chunks:
+            await send(start)
+            async for chunk in answer.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
     finally:
-        await stream.chunks.aclose()
-
-
-async def _send_head(response: HttpResponse | AsyncHttpStream, send: Send) -> None:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await answer.chunks.aclose()

@@ -28,9 +28,9 @@ from ...statemachine.effects import (
     StatusReport,
     Step,
 )
-from ...statemachine.outcomes import Receipt
 from ..logs import tell
 from ..ports import Observer, TakesSteps, Upstream, UpstreamAnswer, UpstreamRequest
+from ..upstream.guard import GuardedUpstream
 
 _CALLS = {
     OpenSession: "open_session",
@@ -41,9 +41,14 @@ _CALLS = {
 
 
 class MeasuredUpstream:
-    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time."""
+    """`upstream`, with each call told to `observer` as "upstream_called": which, its outcome and reason, its time.
+
+    A guard that has no observer of its own tells this one.
+    """
 
     def __init__(self, upstream: Upstream, observer: Observer) -> None:
+        if isinstance(upstream, GuardedUpstream) and upstream.observer is None:
+            upstream.observer = observer
         self._upstream = upstream
         self._observer = observer
         self.longest_call = upstream.longest_call
@@ -132,10 +137,3 @@ class MeasuredWorker:
             details["waiting"] = self._queue.waiting
         kind = "refresh" if isinstance(step, Refresh) else "follow"
         tell(self._observer, Fact(name, details={"step": kind, **details}, is_measurement=True))
-
-
-def login_answered(observer: Observer, receipt: Receipt, seconds: float) -> Receipt:
-    """`receipt`, told to `observer` with the time that the login hook took."""
-    details = {"kind": receipt.kind.value, "login_seconds": seconds}
-    tell(observer, Fact("login_answered", details=details, is_measurement=True))
-    return receipt

@@ -115,6 +115,16 @@ class Simulator:
         """The base URL of all three parts, without a slash at the end. The FHIR server is at `/fhir` below it."""
         return f"http://{self._host}:{self._port}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `MhvSettings` needs to know to drive this simulator: `MhvSettings(**simulator.settings)`."""
+        return {
+            "base_url": self.url,
+            "fhir_url": f"{self.url}/fhir",
+            "app_token": self.app_token,
+            "authorization_key": self.authorization_key,
+        }
+
     # Faults.
 
     def script(self, fault: Fault) -> None:

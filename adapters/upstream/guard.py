@@ -153,6 +153,7 @@ class GuardedUpstream:
     again, each patient at another time.
 
     For one process: a fleet of 10 of them has 10 times the calls. Reading records goes past it, to the FHIR server.
+    `observer` is told when it opens and closes; where it is None, that of the `PhrRefresh` which the guard serves.
     """
 
     def __init__(
@@ -165,15 +166,16 @@ class GuardedUpstream:
         observer: Observer | None = None,
         monotonic: Callable[[], float] = lambda: time.monotonic(),
     ) -> None:
-        def told(fact: Fact) -> None:
-            if observer is not None:
-                tell(observer, fact)
-
+        self.observer = observer
         self.upstream = upstream
         self.longest_call = upstream.longest_call
         self._guard = Guard(
-            concurrency=concurrency, failures=failures, open_for=open_for, monotonic=monotonic, told=told
+            concurrency=concurrency, failures=failures, open_for=open_for, monotonic=monotonic, told=self._tell
         )
+
+    def _tell(self, fact: Fact) -> None:
+        if self.observer is not None:
+            tell(self.observer, fact)
 
     def call(self, request: UpstreamRequest) -> UpstreamAnswer:
         """See `Upstream.call`."""

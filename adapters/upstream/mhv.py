@@ -1,7 +1,7 @@
 """The upstream as one object: session creation and status polling over one pool of connections."""
 
 from ...statemachine.effects import AskStatus, OpenSession, ReadRecords, StartRefresh
-from ..ports import Observer, Upstream, UpstreamAnswer, UpstreamRequest
+from ..ports import Observer, UpstreamAnswer, UpstreamRequest
 from ..redaction import guard_loggers
 from ..session_creation.mhv import MhvSessions
 from ..status_polling.phrmgr import PhrManager
@@ -11,8 +11,8 @@ from .http_client import HttpClient
 from .settings import MhvSettings
 
 
-class MhvUpstream:
-    """The real upstream, by `settings`; an implementation of `ports.Upstream`. Thread-safe.
+class MhvClient:
+    """The calls to the real upstream, by `settings`, without a guard: see `MhvUpstream`. Thread-safe.
 
     It installs the redaction of the loggers underneath (`redaction.guard_loggers`), which stays when it is closed.
     """
@@ -24,7 +24,6 @@ class MhvUpstream:
 
     def __init__(self, settings: MhvSettings) -> None:
         guard_loggers(secrets=settings.secrets())
-        self.settings = settings
         self._http = HttpClient(
             connect_seconds=settings.connect_timeout.total_seconds(),
             read_seconds=settings.read_timeout.total_seconds(),
@@ -53,19 +52,25 @@ class MhvUpstream:
         """Close idle connections."""
         self._http.close()
 
+
+class MhvUpstream(GuardedUpstream):
+    """The real upstream, by `settings`, behind the guard that they set: an implementation of `ports.Upstream`.
+
+    Thread-safe. What its guard tells goes to `observer`, by default to that of the `PhrRefresh` which it is given to.
+    """
+
+    def __init__(self, settings: MhvSettings, *, observer: Observer | None = None) -> None:
+        client = MhvClient(settings)
+        super().__init__(
+            client,
+            concurrency=settings.concurrency,
+            failures=settings.guard_failures,
+            open_for=settings.guard_open_for.total_seconds(),
+            observer=observer,
+        )
+        self.settings = settings
+        #: The kinds of records that there are to read.
+        self.kinds = client.kinds
+
     def __repr__(self) -> str:
         return f"MhvUpstream({self.settings!r})"
-
-
-def guarded(upstream: Upstream, observer: Observer) -> Upstream:
-    """An `MhvUpstream` behind the guard of its settings. One of the host's own is left to the host."""
-    if not isinstance(upstream, MhvUpstream):
-        return upstream
-    settings = upstream.settings
-    return GuardedUpstream(
-        upstream,
-        concurrency=settings.concurrency,
-        failures=settings.guard_failures,
-        open_for=settings.guard_open_for.total_seconds(),
-        observer=observer,
-    )

@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeGuard
 
-from celery import Celery, Task
-from kombu.pools import ProducerPool
-
 from ...statemachine.effects import Fact, Follow, Refresh, Step
-from ...statemachine.errors import ConfigurationError
+from ...statemachine.errors import ConfigurationError, MissingExtra
 from ...statemachine.patient import Patient
 from ..driver import tell
 from ..logs import LogObserver
 from ..per_process import PerProcess
 from ..ports import Observer, Runner
 from ..redaction import error_types
+
+try:
+    from celery import Celery, Task, current_app
+    from kombu.pools import ProducerPool
+except ImportError as missing:
+    raise MissingExtra("phr_refresh.celery", "celery") from missing
 
 REFRESH: Final = "phr_refresh.refresh"
 FOLLOW: Final = "phr_refresh.follow"
@@ -76,6 +79,15 @@ def _is_count(value: object) -> TypeGuard[int]:
 def longest_delay(app: Celery) -> float:
     """Seconds for which a message may wait in a worker: half the time after which the broker delivers it again."""
     return float(app.conf.broker_transport_options.get("visibility_timeout", _DEFAULT_VISIBILITY)) / 2
+
+
+def worker_of(app: object, observer: Observer) -> "CeleryWorker":
+    """What a login hands over to: by an app, or by "celery" for the current app. Raises `ConfigurationError`."""
+    found = current_app if app == "celery" else app
+    if not isinstance(found, Celery) and found is not current_app:
+        remedy = 'give a Celery app, its dotted path such as "portal.celery.app", or "threads"'
+        raise ConfigurationError("PHR_REFRESH['worker']", "it is no Celery app", remedy)
+    return CeleryWorker(found, observer=observer)
 
 
 class CeleryWorker:

@@ -6,7 +6,7 @@ everything that this login starts is recorded, or handed to the contestant's own
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..place import Place
 from ..works import Work
@@ -50,6 +50,14 @@ class AsyncContestant(Protocol):
 
     def close(self) -> Awaitable[None]:
         """See `Contestant.close`."""
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """A contestant, of threads or of asyncio, that goes on behind its caller's back."""
+
+    def drain(self) -> Awaitable[None] | None:
+        """Wait until nothing of what was begun is still to be done: it would take its time from the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

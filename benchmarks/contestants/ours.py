@@ -4,20 +4,24 @@ Where clients come at once, the workers of production run the steps. Otherwise t
 until everything is recorded is known.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from phr_refresh import AsyncPhrRefresh, Patient, PhrRefresh, Policy, open_async_store, open_store
-from phr_refresh.adapters.ports import Records, Runner
+from phr_refresh.adapters.ports import Runner, UpstreamAnswer, UpstreamRequest
 from phr_refresh.adapters.workers.tasks import TaskWorker
+from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
     Fact,
+    OpenSession,
     Phase,
     SessionOpened,
     SessionToken,
+    StartRefresh,
     StatusReport,
     Step,
 )
@@ -30,6 +34,7 @@ SETTLES_SECONDS = 0.05
 _QUICK = timedelta(seconds=SETTLES_SECONDS)
 #: By so much older than the answer is what it tells of.
 _LAG_MILLISECONDS = 50
+_LOOK_SECONDS = 0.05
 #: No login of a run is given up: on a busy machine that would look fast.
 _UNHURRIED = timedelta(seconds=30)
 
@@ -42,25 +47,20 @@ class UpstreamPort:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
-    def open_session(self, patient: Patient) -> SessionOpened:
-        """See `Upstream.open_session`."""
-        jwt = self._upstream.open_session()
-        return SessionOpened(SessionToken(jwt, "subject-1", round((time.time() + SESSION_SECONDS) * 1000)))
-
-    def start_refresh(self, patient: Patient) -> Accepted:
-        """See `Upstream.start_refresh`."""
-        self._upstream.start_refresh()
-        return Accepted()
-
-    def ask_status(self, question: AskStatus) -> StatusReport:
-        """See `Upstream.ask_status`."""
-        self._upstream.ask_status()
-        at = question.asked_at - _LAG_MILLISECONDS
-        extracts = tuple(ExtractProgress(name, ExtractState.CURRENT, at) for name in EXTRACTS)
-        return StatusReport(Phase.COMPLETE, extracts, at)
-
-    def read_records(self, kind: str, token: SessionToken) -> Records:
-        """No benchmark reads any."""
+    def call(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """See `Upstream.call`. No benchmark reads records."""
+        match request:
+            case OpenSession():
+                jwt = self._upstream.open_session()
+                return SessionOpened(SessionToken(jwt, "subject-1", round((time.time() + SESSION_SECONDS) * 1000)))
+            case StartRefresh():
+                self._upstream.start_refresh()
+                return Accepted()
+            case AskStatus(asked_at=asked_at):
+                self._upstream.ask_status()
+                at = asked_at - _LAG_MILLISECONDS
+                extracts = tuple(ExtractProgress(name, ExtractState.CURRENT, at) for name in EXTRACTS)
+                return StatusReport(Phase.COMPLETE, extracts, at)
         raise NotImplementedError
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ def _policy(place: Place) -> Policy:
     return (
         Policy(login_budget=_UNHURRIED)
         if place.is_concurrent
-        else Policy(login_budget=_UNHURRIED, poll_interval=_QUICK)
+        else Policy(login_budget=_UNHURRIED, poll_interval=_QUICK, poll_schedule=())
     )
 
 
@@ -86,6 +86,8 @@ def _unheard(fact: Fact) -> None:
 
 class ByHand:
     """A worker whose steps the caller runs: those of a login at once, those of following when asked to."""
+
+    never_waits = True
 
     def __init__(self) -> None:
         self.now: list[Step] = []
@@ -114,10 +116,11 @@ class Ours:
 
     def __init__(self, place: Place) -> None:
         self._by_hand = None if place.is_concurrent else ByHand()
+        self._worker = self._by_hand or ThreadWorker()
         self._phr = PhrRefresh(
             store=open_store(place.url),
             upstream=UpstreamPort(place.upstream),
-            worker=self._by_hand,
+            worker=self._worker,
             policy=_policy(place),
             observer=_unheard,
         )
@@ -140,6 +143,11 @@ class Ours:
     def logout(self, user: str) -> None:
         """See `Contestant.logout`."""
         self._phr.logout(patient_of(user))
+
+    def drain(self) -> None:
+        """See `Contestant.drain`: the polls of who was logged in come seconds later, into others' runs."""
+        while isinstance(self._worker, ThreadWorker) and self._worker.waiting:
+            time.sleep(_LOOK_SECONDS)
 
     def forget(self, patient: Patient) -> None:
         """Drop what is still to be done for a patient, as a process that ends drops it."""
@@ -178,10 +186,11 @@ class AsyncOurs:
 
     def __init__(self, place: Place) -> None:
         self._by_hand = None if place.is_concurrent else AsyncByHand()
+        self._worker = self._by_hand or TaskWorker()
         self._phr = AsyncPhrRefresh(
             store=open_async_store(place.url),
             upstream=UpstreamPort(place.upstream),
-            worker=self._by_hand,
+            worker=self._worker,
             policy=_policy(place),
             observer=_unheard,
         )
@@ -204,6 +213,11 @@ class AsyncOurs:
     async def logout(self, user: str) -> None:
         """See `Contestant.logout`."""
         await self._phr.logout(patient_of(user))
+
+    async def drain(self) -> None:
+        """See `Ours.drain`."""
+        while self._worker.waiting:
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def close(self) -> None:
         """See `Contestant.close`."""

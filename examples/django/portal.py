@@ -10,7 +10,6 @@ users and CSRF protection are Django's own; only passwords are left out. What ph
 
 import argparse
 import atexit
-import os
 import secrets
 import signal
 import sys
@@ -30,14 +29,11 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 from django.views.generic import RedirectView
 from phr_refresh import Patient
-from phr_refresh.adapters.simulator import Simulator
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 sys.path.append(str(EXAMPLES))
 
-from people import PEOPLE
-
-UPSTREAM = ("PHR_REFRESH_MHV_URL", "PHR_REFRESH_FHIR_URL", "PHR_REFRESH_APP_TOKEN", "PHR_REFRESH_AUTHORIZATION_KEY")
+from people import PEOPLE, settings_by
 
 # Closed after what the app has opened: `atexit` goes backwards.
 stack = ExitStack()
@@ -48,25 +44,6 @@ folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 def patient_of(user: Any) -> Patient | None:
     """phr-refresh: which patient a user of the portal is; None for one who is no patient."""
     return PEOPLE.get(user.get_username())
-
-
-def phr_refresh_settings() -> dict[str, Any]:
-    """phr-refresh: the settings block. A portal in production has `patient_of` in it, and the rest in its environment.
-
-    `python portal.py` does without an environment.
-    """
-    block: dict[str, Any] = {"patient_of": patient_of}
-    if not os.environ.get("PHR_REFRESH_STORE"):
-        block["store"] = f"sqlite:///{folder / 'phr-refresh.db'}"
-    if not all(os.environ.get(name) for name in UPSTREAM):
-        simulator = stack.enter_context(Simulator())
-        block["upstream"] = {
-            "base_url": simulator.url,
-            "fhir_url": f"{simulator.url}/fhir",
-            "app_token": simulator.app_token,
-            "authorization_key": simulator.authorization_key,
-        }
-    return block
 
 
 settings.configure(
@@ -90,7 +67,8 @@ settings.configure(
     LOGIN_URL="/login",
     LOGIN_REDIRECT_URL="/records",
     LOGOUT_REDIRECT_URL="/login",
-    PHR_REFRESH=phr_refresh_settings(),
+    # phr-refresh: in production `patient_of` alone, and the rest in the environment.
+    PHR_REFRESH={"patient_of": patient_of, **settings_by(stack)},
 )
 django.setup(set_prefix=False)
 

@@ -10,7 +10,6 @@ file. What phr-refresh adds is marked with its name.
 """
 
 import argparse
-import os
 import secrets
 import signal
 import sys
@@ -19,7 +18,6 @@ from contextlib import ExitStack, suppress
 from html import escape
 from pathlib import Path
 from string import Template
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from flask import Flask, redirect, request
@@ -27,16 +25,13 @@ from flask.typing import ResponseReturnValue
 from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
 from flask_wtf.csrf import CSRFProtect, generate_csrf
 from phr_refresh import Patient
-from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.flask import PhrRefreshFlask
 from werkzeug.serving import make_server
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 sys.path.append(str(EXAMPLES))
 
-from people import PEOPLE
-
-UPSTREAM = ("PHR_REFRESH_MHV_URL", "PHR_REFRESH_FHIR_URL", "PHR_REFRESH_APP_TOKEN", "PHR_REFRESH_AUTHORIZATION_KEY")
+from people import PEOPLE, settings_by
 
 logins = LoginManager()
 csrf = CSRFProtect()
@@ -111,23 +106,6 @@ def page(name: str, *, user: str) -> str:
         csrf_token=token,
         user=escape(user),
     )
-
-
-def settings_by(stack: ExitStack) -> dict[str, Any]:
-    """Settings for what the environment does not give: a simulator and a SQLite file, which end with `stack`."""
-    settings: dict[str, Any] = {}
-    if not os.environ.get("PHR_REFRESH_STORE"):
-        folder = stack.enter_context(TemporaryDirectory(prefix="phr-refresh-"))
-        settings["store"] = f"sqlite:///{folder}/phr-refresh.db"
-    if not all(os.environ.get(name) for name in UPSTREAM):
-        simulator = stack.enter_context(Simulator())
-        settings["upstream"] = {
-            "base_url": simulator.url,
-            "fhir_url": f"{simulator.url}/fhir",
-            "app_token": simulator.app_token,
-            "authorization_key": simulator.authorization_key,
-        }
-    return settings
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ PHR_REFRESH_AUTHORIZATION_KEY name a real one; the store is PHR_REFRESH_STORE, o
 """
 
 import argparse
-import os
 import secrets
 import socket
 import sys
@@ -17,23 +16,19 @@ from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from string import Template
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from phr_refresh import Patient
-from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.starlette import PhrRefreshStarlette, SameOriginOnly
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(EXAMPLES))
-from people import PEOPLE
-
-_UPSTREAM = ("MHV_URL", "FHIR_URL", "APP_TOKEN", "AUTHORIZATION_KEY")
+from people import PEOPLE, settings_by
 
 
 def patient_of(request: Request) -> Patient | None:
@@ -91,23 +86,6 @@ def page(name: str, *, user: str) -> HTMLResponse:
     return HTMLResponse(content, headers={"Cache-Control": "no-store"})
 
 
-def settings_of(stack: ExitStack) -> dict[str, Any]:
-    """Settings for what the environment does not give: a simulator, and a SQLite file; both end with `stack`."""
-    settings: dict[str, Any] = {}
-    if not os.environ.get("PHR_REFRESH_STORE"):
-        folder = stack.enter_context(TemporaryDirectory(prefix="phr-refresh-"))
-        settings["store"] = f"sqlite:///{folder}/phr-refresh.db"
-    if not all(os.environ.get(f"PHR_REFRESH_{name}") for name in _UPSTREAM):
-        simulator = stack.enter_context(Simulator())
-        settings["upstream"] = {
-            "base_url": simulator.url,
-            "fhir_url": f"{simulator.url}/fhir",
-            "app_token": simulator.app_token,
-            "authorization_key": simulator.authorization_key,
-        }
-    return settings
-
-
 def main() -> None:
     """Serve the portal on this machine alone, until it is interrupted."""
     parser = argparse.ArgumentParser(description="A patient portal on FastAPI.")
@@ -115,7 +93,7 @@ def main() -> None:
     port = parser.parse_args().port
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
-        app = portal(settings_of(stack), secret_key=secrets.token_urlsafe())
+        app = portal(settings_by(stack), secret_key=secrets.token_urlsafe())
         print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         # Else it would wait for streams of events to end before it ends.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)

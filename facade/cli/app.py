@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 from phr_refresh.adapters.stores import open_store
+from phr_refresh.adapters.stores.redis_acl import acl_rule
 from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.errors import CallerError, MissingExtra, PhrRefreshError
 from phr_refresh.statemachine.outcomes import ReceiptKind, Status
@@ -21,26 +21,18 @@ from phr_refresh.statemachine.patient import Patient
 from phr_refresh.statemachine.record import State
 from rich.console import Console
 
-from ..assembly import DEFAULT_STORE, Settings
+from ..assembly import Settings
 from ..directory import Directory
 from ..drawing import diagrams
 from ..synchronous import PhrRefresh
-from ..unconnected import UnconnectedUpstream
-from .demo import Demo, DemoOptions
+from ..testing.history import Verdict, check, read_history
+from .demo import Demo
 from .demo_view import report, watcher
 from .doctor import doctor
-from .history import check_history
-from .signals import until_told_to_stop
+from .parts import json_option, on_store_alone, show, store_option, until_told_to_stop
 from .sweep import sweep
-from .views import advice, as_json, explanation_lines, receipt_lines, status_lines
+from .views import advice, explanation_lines, receipt_lines, status_lines
 
-_store_option = click.option(
-    "--store",
-    envvar="PHR_REFRESH_STORE",
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store URL: sqlite:///file, redis://host:port/0, memory://.",
-)
 _patients_option = click.option(
     "--patients",
     "patients",
@@ -48,7 +40,6 @@ _patients_option = click.option(
     type=click.Path(path_type=Path),
     help="JSON file: user id -> icn and mhv_correlation_id.",
 )
-_json_option = click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 
 
 def run() -> int:
@@ -89,63 +80,48 @@ def cli(verbose: bool) -> None:
     logging.getLogger("phr_refresh").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
-cli.add_command(check_history)
 cli.add_command(sweep)
 cli.add_command(doctor)
 
 
-def _connected(store: str, worker: InlineWorker) -> PhrRefresh:
-    from phr_refresh.adapters.upstream.mhv import MhvUpstream
-    from phr_refresh.adapters.upstream.settings import MhvSettings
+def _connected(store: str) -> PhrRefresh:
+    from ..mhv import MhvSettings, MhvUpstream
 
     settings = Settings.from_env()
     return PhrRefresh(
         store=open_store(store),
         upstream=MhvUpstream(MhvSettings.from_env()),
-        worker=worker,
+        worker=InlineWorker(),
         seal=settings.seal,
         observer=settings.observer,
     )
 
 
-def _unconnected(store: str) -> PhrRefresh:
-    return PhrRefresh(
-        store=open_store(store),
-        upstream=UnconnectedUpstream(),
-        worker=InlineWorker(),
-        observer=Settings.from_env().observer,
-    )
-
-
-def _show(value: Any, lines: Callable[[Any], list[str]], *, json_wanted: bool) -> None:
-    click.echo(json.dumps(as_json(value), indent=2) if json_wanted else "\n".join(lines(value)))
-
-
 @cli.command()
 @click.argument("user")
-@_store_option
+@store_option
 @_patients_option
 @click.option("--follow", is_flag=True, help="Stay until the refresh has ended.")
-@_json_option
+@json_option()
 def login(user: str, store: str, patients: Path | None, follow: bool, as_json_: bool) -> int:
     """Do for USER what a login does, at once: open a session and start the refresh, unless that was done.
 
     Example: phr-refresh login ada --patients patients.json --follow
     """
     patient = _directory(patients).patient(user)
-    with _connected(store, InlineWorker()) as phr:
+    with _connected(store) as phr:
         receipt = phr.refresh(patient)
         if receipt.kind is ReceiptKind.DEFERRED:
-            _show(receipt, receipt_lines, json_wanted=as_json_)
+            show(receipt, receipt_lines, json_wanted=as_json_)
             click.echo(f"Error: nothing was started: {advice(receipt)}.", err=True)
             return 1
         if not follow:
-            _show(receipt, receipt_lines, json_wanted=as_json_)
+            show(receipt, receipt_lines, json_wanted=as_json_)
             return 0
         if not as_json_:
             click.echo("\n".join(receipt_lines(receipt)))
         ended = _followed(phr, patient)
-        _show(ended, status_lines, json_wanted=as_json_)
+        show(ended, status_lines, json_wanted=as_json_)
         return 0 if ended.state is State.COMPLETE or not ended.eligible else 1
 
 
@@ -165,34 +141,34 @@ def _followed(phr: PhrRefresh, patient: Patient) -> Status:
 
 @cli.command()
 @click.argument("user")
-@_store_option
+@store_option
 @_patients_option
-@_json_option
+@json_option()
 def status(user: str, store: str, patients: Path | None, as_json_: bool) -> None:
     """Tell where USER's refresh stands. With --patients the upstream is asked if that is due, without it never.
 
     Example: phr-refresh status ada --json
     """
     if patients is None:
-        with _unconnected(store) as phr:
-            _show(phr.status(user), status_lines, json_wanted=as_json_)
+        with on_store_alone(store) as phr:
+            show(phr.status(user), status_lines, json_wanted=as_json_)
         return
     patient = Directory(patients).patient(user)
-    with _connected(store, InlineWorker()) as phr:
-        _show(phr.status(patient), status_lines, json_wanted=as_json_)
+    with _connected(store) as phr:
+        show(phr.status(patient), status_lines, json_wanted=as_json_)
 
 
 @cli.command()
 @click.argument("user")
-@_store_option
-@_json_option
+@store_option
+@json_option()
 def explain(user: str, store: str, as_json_: bool) -> None:
     """Explain USER's state: why, what was refused last, what is possible now, what happens next.
 
     Example: phr-refresh explain ada --store redis://localhost:6379/0
     """
-    with _unconnected(store) as phr:
-        _show(phr.explain(user), explanation_lines, json_wanted=as_json_)
+    with on_store_alone(store) as phr:
+        show(phr.explain(user), explanation_lines, json_wanted=as_json_)
 
 
 @cli.command()
@@ -235,7 +211,7 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
 
     Example: phr-refresh simulator --port 8900
     """
-    from phr_refresh.adapters.simulator import Simulator
+    from ..simulator import Simulator
 
     server = Simulator(port, dialect=dialect, speed=speed)
     # Before a word is printed: whoever reads it may tell this process to stop at once.
@@ -252,14 +228,9 @@ def simulator(port: int, dialect: Any, speed: float) -> int:
 
 
 def _how_to_use(server: Any, dialect: Any) -> str:
-    settings = {
-        "PHR_REFRESH_MHV_URL": server.url,
-        "PHR_REFRESH_FHIR_URL": f"{server.url}/fhir",
-        "PHR_REFRESH_APP_TOKEN": server.app_token,
-        "PHR_REFRESH_AUTHORIZATION_KEY": server.authorization_key,
-        "PHR_REFRESH_DIALECT": dialect,
-    }
-    exports = "".join(f"  export {name}={value}\n" for name, value in settings.items())
+    names = ("MHV_URL", "FHIR_URL", "APP_TOKEN", "AUTHORIZATION_KEY", "DIALECT")
+    values = (*server.settings.values(), dialect)
+    exports = "".join(f"  export PHR_REFRESH_{name}={value}\n" for name, value in zip(names, values, strict=True))
     return f"The simulator listens. To use it:\n{exports}Calls are counted at {server.url}/calls. Stop with Ctrl-C."
 
 
@@ -267,7 +238,7 @@ def _how_to_use(server: Any, dialect: Any) -> str:
 @click.option("--patients", default=5, show_default=True, type=click.IntRange(1, 200), help="How many log in at once.")
 @click.option("--tabs", default=3, show_default=True, type=click.IntRange(1, 20), help="Browser tabs that poll, each.")
 @click.option("--store", default=None, help="Store URL.  [default: a new SQLite file]")
-@_json_option
+@json_option()
 def demo(patients: int, tabs: int, store: str | None, as_json_: bool) -> int:
     """Run the whole thing on this machine: logins, refreshes, polls, vital signs, over real HTTP.
 
@@ -275,9 +246,47 @@ def demo(patients: int, tabs: int, store: str | None, as_json_: bool) -> int:
     """
     console = Console()
     with watcher(console, quiet=as_json_) as watch:
-        result = Demo(DemoOptions(patients=patients, tabs=tabs, store_url=store), watch).run()
+        result = Demo(watch, patients=patients, tabs=tabs, store_url=store).run()
     if as_json_:
         click.echo(json.dumps(result.as_json()))
     else:
         report(console, result)
     return 1 if result.broken else 0
+
+
+@cli.command("acl-rule")
+def acl() -> None:
+    """Print the ACL rule of a Redis user who may do the least, for the password whose hash it holds: a line of stdin.
+
+    Example: phr-refresh acl-rule < password-file >> users.acl
+    """
+    click.echo(acl_rule(password=sys.stdin.readline().rstrip("\r\n")))
+
+
+@cli.command("check-history")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--tolerance", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Seconds that clocks may differ."
+)
+@json_option()
+def check_history(file: Path, tolerance: float, as_json_: bool) -> int:
+    """Check that one order explains every load and write in FILE, as RecordedStore wrote it.
+
+    Exit code 1 if none does, or if the order breaks a rule.
+
+    Example: phr-refresh check-history history.jsonl --tolerance 0.05
+    """
+    verdict = check(read_history(file), tolerance=tolerance)
+    show(verdict, _verdict_lines, json_wanted=as_json_)
+    return 1 if verdict.flaws else 0
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    said = f"{verdict.patients} patients, {verdict.calls} calls, {verdict.writes} writes"
+    unknown = f" and {verdict.unknown} with an unknown outcome" if verdict.unknown else ""
+    flaws = {0: "no flaw", 1: "one flaw"}.get(len(verdict.flaws), f"{len(verdict.flaws)} flaws")
+    shown = [
+        f"  patient {flaw.patient}, {flaw.rule}: {flaw.what} (lines {' and '.join(map(str, flaw.lines))})"
+        for flaw in verdict.flaws
+    ]
+    return [f"{said}{unknown}: {flaws}.", *shown]

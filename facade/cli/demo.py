@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phr_refresh.adapters.ports import Records
-from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.stores import open_store
-from phr_refresh.adapters.upstream.mhv import MhvUpstream
-from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import ReadRecords
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind, Status
@@ -26,20 +23,13 @@ from phr_refresh.statemachine.policy import Policy
 from phr_refresh.statemachine.record import State
 
 from ..drawing.trace import Recorder, sequence_diagram
+from ..mhv import MhvSettings, MhvUpstream
+from ..simulator import Fault, Simulator
 from ..synchronous import PhrRefresh
 
 #: Simulators of several runs sign alike, so that a session cached by an earlier run opens the FHIR server of the next.
 _TOKEN_SECRET = b"phr-refresh demo"
 _GIVE_UP_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """`patients` log in at once, each with `tabs` browser tabs. `store_url` None: a new SQLite file."""
-
-    patients: int = 5
-    tabs: int = 3
-    store_url: str | None = None
 
 
 @dataclass(slots=True)
@@ -93,14 +83,18 @@ Watch = Callable[[Visit], None]
 
 
 class Demo:
-    """One run. `watch` is called from several threads."""
+    """One run: `patients` log in at once, each with `tabs` browser tabs. `watch` is called from several threads.
 
-    def __init__(self, options: DemoOptions, watch: Watch) -> None:
-        self._options = options
+    `store_url` None: a new SQLite file.
+    """
+
+    def __init__(self, watch: Watch, *, patients: int = 5, tabs: int = 3, store_url: str | None = None) -> None:
         self._watch = watch
+        self._tabs = tabs
+        self._store_url = store_url
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._visits = _cast(options.patients)
+        self._visits = _cast(patients)
         self._recorder = Recorder(self._visits[0].patient.key)
 
     def run(self) -> DemoResult:
@@ -108,10 +102,8 @@ class Demo:
         began = time.monotonic()
         with ExitStack() as stack:
             simulator = stack.enter_context(Simulator(token_secret=_TOKEN_SECRET))
-            url = self._options.store_url
-            if url is None:
-                url = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/demo.db"
-            upstream = MhvUpstream(_settings(simulator))
+            url = self._store_url or f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/demo.db"
+            upstream = MhvUpstream(MhvSettings(**simulator.settings, pool_size=64))
             phr = stack.enter_context(PhrRefresh(store=open_store(url), upstream=upstream, tap=self._recorder.tap))
             self._prepare(phr, simulator)
             self._recorder.happenings.clear()
@@ -127,7 +119,7 @@ class Demo:
         if calls["totals"]["refresh"] != before["totals"]["refresh"]:
             broken.append("a second login inside the window made a second refresh call")
         diagram = sequence_diagram(self._recorder.happenings)
-        shown = url if self._options.store_url else "a new SQLite file"
+        shown = self._store_url or "a new SQLite file"
         return DemoResult(self._visits, calls, time.monotonic() - began, shown, diagram, broken)
 
     def _prepare(self, phr: PhrRefresh, simulator: Simulator) -> None:
@@ -155,8 +147,8 @@ class Demo:
         began = time.monotonic()
         visit.receipt = phr.login(visit.patient)
         visit.login_seconds = time.monotonic() - began
-        with ThreadPoolExecutor(self._options.tabs) as tabs:
-            list(tabs.map(lambda _: self._poll(phr, visit, began), range(self._options.tabs)))
+        with ThreadPoolExecutor(self._tabs) as tabs:
+            list(tabs.map(lambda _: self._poll(phr, visit, began), range(self._tabs)))
 
     def _poll(self, phr: PhrRefresh, visit: Visit, began: float) -> None:
         """One browser tab: asks every second until there is nothing more to wait for."""
@@ -216,16 +208,6 @@ def _visitor(number: int, role: str) -> Visit:
     member = None if role == _OUTSIDER else str(9_000_000 + number)
     user_id = "demo-outsider" if role == _OUTSIDER else f"demo-{number}{f'-{role}' if role else ''}"
     return Visit(f"patient {number}", Patient(user_id, f"{number:010}V{number:06}", member), role)
-
-
-def _settings(simulator: Simulator) -> MhvSettings:
-    return MhvSettings(
-        base_url=simulator.url,
-        fhir_url=f"{simulator.url}/fhir",
-        app_token=simulator.app_token,
-        authorization_key=simulator.authorization_key,
-        pool_size=64,
-    )
 
 
 def _problems(visit: Visit) -> Iterator[str]:

@@ -9,16 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
-from phr_refresh.adapters.stores import open_store
-from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.outcomes import SweepReport
 
-from ..assembly import DEFAULT_STORE, Settings
-from ..synchronous import PhrRefresh
-from ..unconnected import UnconnectedUpstream
-from .signals import until_told_to_stop
-from .views import as_json
+from .parts import json_option, on_store_alone, show, store_option, until_told_to_stop
+from .views import as_json, sweep_lines
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -35,13 +30,7 @@ def seconds_in(_: object, parameter: object, text: str | None) -> float | None:
 
 
 @click.command()
-@click.option(
-    "--store",
-    envvar="PHR_REFRESH_STORE",
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store URL: sqlite:///file, redis://host:port/0, memory://.",
-)
+@store_option
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="At most so many patients.")
 @click.option(
     "--every",
@@ -49,7 +38,7 @@ def seconds_in(_: object, parameter: object, text: str | None) -> float | None:
     metavar="DURATION",
     help="Sweep again and again, such as every 5s, until SIGTERM or Ctrl-C.",
 )
-@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object; with --every one a line.")
+@json_option("; with --every one a line")
 def sweep(store: str, limit: int, every: float | None, as_json_: bool) -> None:
     """Apply what is due for patients whom nobody asks about.
 
@@ -58,29 +47,16 @@ def sweep(store: str, limit: int, every: float | None, as_json_: bool) -> None:
 
     Example: phr-refresh sweep --every 5s
     """
-    with PhrRefresh(
-        store=open_store(store),
-        upstream=UnconnectedUpstream(),
-        worker=InlineWorker(),
-        observer=Settings.from_env().observer,
-    ) as phr:
+    with on_store_alone(store) as phr:
         if every is None:
-            done = phr.sweep(limit)
-            click.echo(json.dumps(as_json(done), indent=2) if as_json_ else sweep_line(done))
+            show(phr.sweep(limit), sweep_lines, json_wanted=as_json_)
             return
         with until_told_to_stop() as stop:
             for news in _sweep_on(lambda: phr.sweep(limit), stop, limit=limit, every=every):
                 if isinstance(news, str):
                     click.echo(news, err=True)
                 else:
-                    click.echo(json.dumps(as_json(news)) if as_json_ else sweep_line(news))
-
-
-def sweep_line(done: SweepReport) -> str:
-    """What a sweep did, in a line."""
-    line = f"{done.due} due, {done.moved} moved, {done.conflicts} moved by others, {done.unreadable} unreadable"
-    moves = ", ".join(f"{count} {move}" for move, count in done.moves.items())
-    return f"{line} ({moves})" if moves else line
+                    click.echo(json.dumps(as_json(news)) if as_json_ else sweep_lines(news)[0])
 
 
 def _sweep_on(sweep: Callable[[], SweepReport], stop: threading.Event, *, limit: int, every: float) -> Iterator[Any]:

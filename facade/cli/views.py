@@ -1,4 +1,4 @@
-"""How the command line shows receipts, statuses and explanations: lines for people, plain values for JSON."""
+"""How commands show receipts, statuses, explanations and sweeps: lines for people, plain values for JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from phr_refresh.statemachine.outcomes import Explanation, Receipt, Status
+from phr_refresh.statemachine.outcomes import Explanation, Receipt, Status, SweepReport
 from phr_refresh.statemachine.record import State
 
 
@@ -88,6 +88,13 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         guards = f" (not {', not '.join(event.refused_by)})" if event.refused_by else ""
         lines.append(f"  {event.event:<18} {effect}{guards}")
     return lines
+
+
+def sweep_lines(done: SweepReport) -> list[str]:
+    """What a sweep did, in one line."""
+    line = f"{done.due} due, {done.moved} moved, {done.conflicts} moved by others, {done.unreadable} unreadable"
+    moves = ", ".join(f"{count} {move}" for move, count in done.moves.items())
+    return [f"{line} ({moves})" if moves else line]
 
 
 def _time(moment: datetime) -> str:

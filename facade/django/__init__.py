@@ -13,9 +13,8 @@ settings, `manage.py phr_explain USER_ID` why a patient's refresh stands where i
 
 from typing import Any
 
-from phr_refresh.adapters.driver import tell
+from phr_refresh.adapters.login_hooks.hooks import deferred
 from phr_refresh.adapters.logs import LogObserver
-from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra
 from phr_refresh.statemachine.patient import Patient
 
@@ -49,7 +48,7 @@ def logged_in(user: Any) -> None:
     """The login hook, for logins that send no signal: see `Hooks.logged_in`. Never raises, never waits long."""
     process = _installed()
     if process is None:
-        tell(LogObserver(), Fact("login_deferred", details={"reason": "closed"}, is_warning=True))
+        deferred("login", "closed", LogObserver())
     else:
         process.logged_in(user)
 
@@ -58,7 +57,7 @@ def logged_out(user: Any) -> None:
     """The logout hook, for logouts that send no signal: see `Hooks.logged_out`."""
     process = _installed()
     if process is None:
-        tell(LogObserver(), Fact("logout_deferred", details={"reason": "closed"}, is_warning=True))
+        deferred("logout", "closed", LogObserver())
     else:
         process.logged_out(user)
 

@@ -36,7 +36,7 @@ from phr_refresh.statemachine.effects import Load
 from phr_refresh.statemachine.errors import ConfigurationError, MissingExtra, StoreError
 from phr_refresh.statemachine.patient import Patient, key_of
 
-from ..embedding import Embedding
+from ..embedding import VARIABLES, Embedding
 from ..unconnected import UnconnectedUpstream
 from .settings import NAME, settings_block
 
@@ -50,11 +50,6 @@ _IDS: Final = {
     "pseudonym_key": "E007",
     "longest_wait": "E008",
     "places": "E008",
-}
-_VARIABLES: Final = {
-    "store": "PHR_REFRESH_STORE",
-    "seal_keys": "PHR_REFRESH_SEAL_KEYS",
-    "pseudonym_key": "PHR_REFRESH_PSEUDONYM_KEY",
 }
 
 
@@ -100,9 +95,9 @@ def _errors_of_settings(*, are_secrets_fetched: bool) -> list[CheckMessage]:
 def _probe(key: str, value: object, environ: Mapping[str, str]) -> None:
     """Raises what is wrong with this setting, whatever the others are."""
     if key == "upstream":
-        wanted = {name for name in environ if name not in _VARIABLES.values()}
+        wanted = {name for name in environ if name not in VARIABLES.values()}
     else:
-        wanted = {_VARIABLES[key]} if key in _VARIABLES else set()
+        wanted = {VARIABLES[key]} if key in VARIABLES else set()
     block = {"patient_of": _nobody, "upstream": UnconnectedUpstream(), "store": "memory://"} | {key: value}
     embedding = Embedding.of(block, {name: environ[name] for name in wanted if name in environ})
     with closing(open_store(embedding.settings.store_url)):

@@ -153,20 +153,18 @@ def _drawn(happened: Happened) -> Iterator[str]:
 def _exchange(runner: str, effect: Effect, answer: Any) -> Iterator[str]:
     match effect:
         case Load(_, with_token):
-            yield f"{runner}->>Store: load the record{' and the token' if with_token else ''}"
-            yield f"Store-->>{runner}: {_loaded(answer)}"
+            asked = f"load the record{' and the token' if with_token else ''}"
+            yield from _call(runner, "Store", asked, _loaded(answer))
         case Commit():
-            yield f"{runner}->>Store: commit: {_changes(effect)}"
-            yield f"Store-->>{runner}: {_committed(answer)}"
+            yield from _call(runner, "Store", f"commit: {_changes(effect)}", _committed(answer))
         case OpenSession():
-            yield f"{runner}->>MHV: create a session"
-            yield f"MHV-->>{runner}: {'JWT' if isinstance(answer, SessionOpened) else _reason(answer)}"
+            said = "JWT" if isinstance(answer, SessionOpened) else _reason(answer)
+            yield from _call(runner, "MHV", "create a session", said)
         case StartRefresh():
-            yield f"{runner}->>PHR: POST refresh"
-            yield f"PHR-->>{runner}: {'accepted' if isinstance(answer, Accepted) else _reason(answer)}"
+            said = "accepted" if isinstance(answer, Accepted) else _reason(answer)
+            yield from _call(runner, "PHR", "POST refresh", said)
         case AskStatus():
-            yield f"{runner}->>PHR: GET status"
-            yield f"PHR-->>{runner}: {_report(answer)}"
+            yield from _call(runner, "PHR", "GET status", _report(answer))
         case HandOver(step, delay):
             what = "refresh" if isinstance(step, Refresh) else "follow"
             yield f"{runner}-)Worker: hand over: {what}{f' in {delay:.1f} s' if delay else ''}"
@@ -176,6 +174,11 @@ def _exchange(runner: str, effect: Effect, answer: Any) -> Iterator[str]:
             yield f"{runner}->>Store: load {len(keys)} records"
         case CommitAll(commits):
             yield f"{runner}->>Store: commit {len(commits)} records"
+
+
+def _call(runner: str, to: str, asked: str, said: str) -> Iterator[str]:
+    yield f"{runner}->>{to}: {asked}"
+    yield f"{to}-->>{runner}: {said}"
 
 
 def _loaded(answer: Any) -> str:

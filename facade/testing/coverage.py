@@ -8,16 +8,15 @@ from phr_refresh.statemachine.effects import Fact
 from phr_refresh.statemachine.record import State
 from phr_refresh.statemachine.table import TABLE, Kind
 
-Move = tuple[str, str, str]
+_STATES, _MOVES, _GUARDS = "states", "moves", "guards that refused"
 
 
 class Coverage:
     """Counts what observers are told. `observing` puts it before an observer, of which there may be many."""
 
     def __init__(self) -> None:
-        self.states: Counter[str] = Counter()
-        self.moves: Counter[Move] = Counter()
-        self.refusals: Counter[str] = Counter()
+        #: How often each state, move and guard was seen, by its kind and name.
+        self.seen: Counter[tuple[str, str]] = Counter()
 
     def observing(self, observer: Observer | None = None) -> Observer:
         """An observer that counts, and tells `observer`."""
@@ -31,37 +30,35 @@ class Coverage:
 
     def _count(self, fact: Fact) -> None:
         if fact.source is not None and fact.target is not None:
-            self.states.update((fact.source, fact.target))
-            self.moves[fact.name, fact.source, fact.target] += 1
+            self.seen.update([(_STATES, fact.source), (_STATES, fact.target)])
+            self.seen[_MOVES, _move(fact.name, fact.source, fact.target)] += 1
         if fact.name == "event_refused":
-            self.refusals.update(str(fact.details.get("guards", "")).split())
+            self.seen.update((_GUARDS, guard) for guard in str(fact.details.get("guards", "")).split())
 
     def report(self) -> list[str]:
         """Lines for a terminal: how much was seen of what there is, and what was not."""
-        states = {state.value for state in State}
-        moves = {(r.event.value, r.source.value, r.target.value) for r in TABLE if r.kind in (Kind.MOVES, Kind.STAYS)}
-        guards = {guard.__name__ for rule in TABLE for guard in rule.guards}
+        moves = [rule for rule in TABLE if rule.kind in (Kind.MOVES, Kind.STAYS)]
+        there = {
+            _STATES: {state.value for state in State},
+            _MOVES: {_move(rule.event.value, rule.source.value, rule.target.value) for rule in moves},
+            _GUARDS: {guard.__name__ for rule in TABLE for guard in rule.guards},
+        }
         lines = []
-        for name, seen, there in (
-            ("states", set(self.states), states),
-            ("moves", {_named(move) for move in self.moves}, {_named(move) for move in moves}),
-            ("guards that refused", set(self.refusals), guards),
-        ):
-            lines.append(f"{name}: {len(seen & there)} of {len(there)}")
-            lines += [f"  not seen: {item}" for item in sorted(there - seen)]
+        for kind, names in there.items():
+            unseen = sorted(name for name in names if not self.seen[kind, name])
+            lines.append(f"{kind}: {len(names) - len(unseen)} of {len(names)}")
+            lines += [f"  not seen: {name}" for name in unseen]
         return lines
 
     def dump(self) -> list[list[Any]]:
         """The counts as plain values, for another process to `add`."""
-        return [[*self.states.elements()], [list(move) for move in self.moves.elements()], [*self.refusals.elements()]]
+        return [[kind, name, number] for (kind, name), number in self.seen.items()]
 
     def add(self, dumped: list[list[Any]]) -> None:
         """Add what another process counted."""
-        states, moves, refusals = dumped
-        self.states.update(states)
-        self.moves.update((name, source, target) for name, source, target in moves)
-        self.refusals.update(refusals)
+        for kind, name, number in dumped:
+            self.seen[kind, name] += number
 
 
-def _named(move: Move) -> str:
-    return f"{move[0]}: {move[1]} -> {move[2]}"
+def _move(event: str, source: str, target: str) -> str:
+    return f"{event}: {source} -> {target}"

@@ -1,7 +1,9 @@
-"""Recording: a store that notes every load and write as one JSON line.
+"""Histories: what a store was asked and answered, one JSON line a call, and whether one order explains all of it.
 
-A line holds a pseudonym, versions, times and the fields of the record that the check needs: no identifier of a patient
-and no token. All processes that share the store must share the pseudonym key, and may share the file.
+`RecordedStore` notes every load and write of a store that is in use; `check` reads such lines, of any number of
+processes together. A line holds a pseudonym, versions, times and the fields of the record that the check needs: no
+identifier of a patient and no token. All processes that share the store must share the pseudonym key, and may share
+the file.
 """
 
 import inspect
@@ -9,12 +11,11 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from phr_refresh.adapters.ports import AsyncStore, Change, ChangeAll, Row, Store, StoreRequest, Written
 from phr_refresh.statemachine.codec import decode
@@ -24,9 +25,11 @@ from phr_refresh.statemachine.patient import UserKey
 from phr_refresh.statemachine.record import State
 
 #: Schema of the lines.
-SCHEMA = 1
-_Line = dict[str, Any] | None
-_Call = tuple[UserKey, dict[str, Any]]
+SCHEMA: Final = 1
+Line = Mapping[str, Any]
+
+
+# Recording.
 
 
 class HistoryFile:
@@ -72,87 +75,71 @@ class RecordedStore:
 
     def call(self, request: StoreRequest) -> Any:
         """See `Store.call`. Of several patients each is noted for itself; of `ListDue` nothing: it promises nothing."""
-        call = partial(self._store.call, request)
-        match request:
-            case Load(key):
-                return self._noted([_read(key)], call, lambda row: (row,))
-            case Change():
-                return self._noted([_written(request)], call, lambda reply: (reply,))
-            case LoadAll(keys):
-                return self._noted([_read(key) for key in keys], call, tuple)
-            case ChangeAll(changes):
-                return self._noted([_written(change) for change in changes], call, tuple)
-        return call()
-
-    def close(self) -> Any:
-        """See `Store.close`."""
-        return self._store.close()
-
-    def _noted(self, calls: list[_Call], call: Callable[[], Any], answers: Callable[[Any], tuple[Any, ...]]) -> Any:
-        lines = [self._begun(key, line) for key, line in calls]
+        lines = [self._begun(key, line) for key, line in _begins(request)]
         if not any(lines):
-            return call()
+            return self._store.call(request)
         if self._announces:
             for line in lines:
                 if line is not None and line["op"] == "write":
                     self._note(line | {"ended": line["began"], "outcome": "begun"})
         try:
-            answer = call()
+            answer = self._store.call(request)
         except StoreError:
             self._end(lines, None)
             raise
         if inspect.isawaitable(answer):
-            return self._noted_later(lines, answer, answers)
-        self._end(lines, answers(answer))
+            return self._ended_later(lines, answer)
+        self._end(lines, answer)
         return answer
 
-    async def _noted_later(
-        self, lines: list[_Line], coming: Awaitable[Any], answers: Callable[[Any], tuple[Any, ...]]
-    ) -> Any:
+    def close(self) -> Any:
+        """See `Store.close`."""
+        return self._store.close()
+
+    def _begun(self, key: UserKey, line: Line) -> dict[str, Any] | None:
+        """The beginning of a line; None for a patient who is not among those noted."""
+        pseudonym = blake2b(key.encode(), digest_size=6, key=self._key)
+        if int.from_bytes(pseudonym.digest()) >= self._most:
+            return None
+        begun = {"v": SCHEMA, "patient": pseudonym.hexdigest(), "process": os.getpid(), "began": self._clock()}
+        return {**begun, **line}
+
+    async def _ended_later(self, lines: list[dict[str, Any] | None], coming: Awaitable[Any]) -> Any:
         try:
             answer = await coming
         except BaseException:
             # Cancelled, or failed: nobody knows whether it took effect.
             self._end(lines, None)
             raise
-        self._end(lines, answers(answer))
+        self._end(lines, answer)
         return answer
 
-    def _begun(self, key: UserKey, line: dict[str, Any]) -> _Line:
-        """The beginning of a line; None for a patient who is not among those noted."""
-        pseudonym = blake2b(key.encode(), digest_size=6, key=self._key)
-        if int.from_bytes(pseudonym.digest()) >= self._most:
-            return None
-        return {"v": SCHEMA, "patient": pseudonym.hexdigest(), "process": os.getpid(), "began": self._clock()} | line
-
-    def _end(self, lines: list[_Line], answers: tuple[Any, ...] | None) -> None:
+    def _end(self, lines: list[dict[str, Any] | None], answer: Any) -> None:
+        """Note what came of a call. `answer` None: nobody knows."""
         ended = self._clock()
-        for line, answer in zip(lines, answers or (None,) * len(lines), strict=True):
+        answers = answer if isinstance(answer, Sequence) else (answer,) * len(lines)
+        for line, one in zip(lines, answers, strict=True):
             if line is not None:
-                self._note(line | {"ended": ended} | _outcome(line, answer))
+                self._note(line | {"ended": ended} | _outcome(line, one))
 
 
-def _read(key: UserKey) -> _Call:
-    return key, {"op": "load"}
+def _begins(request: StoreRequest) -> list[tuple[UserKey, Line]]:
+    """Whose calls a request is, and what of their lines is known before it is made."""
+    match request:
+        case Load(key):
+            return [(key, {"op": "load"})]
+        case LoadAll(keys):
+            return [(key, {"op": "load"}) for key in keys]
+        case Change():
+            return [_write(request)]
+        case ChangeAll(changes):
+            return [_write(change) for change in changes]
+    return []
 
 
-def _written(change: Change) -> _Call:
-    return change.key, {"op": "write", "expected": change.expected_version, "record": _essence(change.value)}
-
-
-def _outcome(line: dict[str, Any], answer: object) -> dict[str, Any]:
-    match answer:
-        case Written():
-            return {"outcome": "written", "version": answer.version, "now": answer.now}
-        case Row():
-            outcome = "read" if line["op"] == "load" else "conflict"
-            return {"outcome": outcome, "version": answer.version, "now": answer.now}
-    return {"outcome": "unknown"}
-
-
-def _essence(value: bytes) -> dict[str, Any]:
-    record = decode(value)
-    return {
+def _write(change: Change) -> tuple[UserKey, Line]:
+    record = decode(change.value)
+    essence = {
         "state": record.state.value,
         "refresh_id": record.refresh_id,
         "claimed_at": record.claimed_at,
@@ -161,11 +148,20 @@ def _essence(value: bytes) -> dict[str, Any]:
         "window_opens_at": record.window_opens_at,
         "logouts": record.logouts,
     }
+    return change.key, {"op": "write", "expected": change.expected_version, "record": essence}
+
+
+def _outcome(line: Line, answer: object) -> dict[str, Any]:
+    match answer:
+        case Written(version, now):
+            return {"outcome": "written", "version": version, "now": now}
+        case Row():
+            outcome = "read" if line["op"] == "load" else "conflict"
+            return {"outcome": outcome, "version": answer.version, "now": answer.now}
+    return {"outcome": "unknown"}
 
 
 # Checking: is there one order of all calls that explains every answer, and does it keep the rules?
-
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +176,7 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found."""
+    """What a check found. `unknown`: writes of which nobody knows whether they took effect."""
 
     patients: int
     calls: int
@@ -205,115 +201,132 @@ def read_history(path: Path) -> Iterator[tuple[int, Line]]:
 
 
 def check(history: Iterable[tuple[int, Line]], *, tolerance: float = 0.0) -> Verdict:
-    """Check each patient's part. `tolerance`: seconds by which the clocks of the hosts may differ."""
-    parts: dict[str, list[tuple[int, Line]]] = defaultdict(list)
-    calls = writes = unknown = 0
-    for number, line in _settled(history):
-        parts[line["patient"]].append((number, line))
-        calls += 1
-        writes += line["outcome"] == "written"
-        unknown += line["outcome"] == "unknown" and line["op"] == "write"
-    flaws = [flaw for patient, lines in parts.items() for flaw in _Part(patient, lines, int(tolerance * 1e9)).flaws()]
-    return Verdict(len(parts), calls, writes, unknown, tuple(flaws))
+    """Check each patient's calls. `tolerance`: seconds by which the clocks of the hosts may differ."""
+    patients: dict[str, list[_Call]] = defaultdict(list)
+    for call in _settled(history):
+        patients[call.patient].append(call)
+    calls = [call for part in patients.values() for call in part]
+    flaws = [flaw for part in patients.values() for flaw in _Part(part, int(tolerance * 1e9)).flaws()]
+    writes = [call.outcome for call in calls if call.op == "write"]
+    return Verdict(len(patients), len(calls), writes.count("written"), writes.count("unknown"), tuple(flaws))
 
 
-def _settled(history: Iterable[tuple[int, Line]]) -> Iterator[tuple[int, Line]]:
-    """The history without announcements; a write that was announced and never noted has an unknown outcome."""
-    begun: dict[tuple[Any, ...], tuple[int, Line]] = {}
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A line as the check reads it. Of an empty version is a patient whom the store does not know, or has forgotten."""
+
+    number: int
+    patient: str
+    op: str
+    outcome: str
+    began: int
+    ended: int
+    #: That was read, or written.
+    version: str = ""
+    #: That a write was to replace.
+    expected: str = ""
+    #: By the store's clock.
+    now: int = 0
+    record: Line = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, number: int, line: Line) -> "_Call":
+        known = {item.name for item in fields(cls)}
+        return cls(number, **{name: value for name, value in line.items() if name in known})
+
+
+def _settled(history: Iterable[tuple[int, Line]]) -> Iterator[_Call]:
+    """The calls without announcements; a write that was announced and never noted has an unknown outcome."""
+    announced: dict[tuple[Any, ...], tuple[int, Line]] = {}
     for number, line in history:
-        call = (line.get("process"), line["patient"], line["began"], line.get("expected"))
+        identity = (line.get("process"), line["patient"], line["began"], line.get("expected"))
         if line["outcome"] == "begun":
-            begun[call] = number, line
-            continue
-        begun.pop(call, None)
-        yield number, line
-    for number, line in begun.values():
-        yield number, {**line, "outcome": "unknown"}
+            announced[identity] = number, line
+        else:
+            announced.pop(identity, None)
+            yield _Call.of(number, line)
+    for number, line in announced.values():
+        yield _Call.of(number, {**line, "outcome": "unknown"})
 
 
 class _Part:
-    """One patient's calls."""
+    """One patient's calls. `tolerance` is in nanoseconds."""
 
-    def __init__(self, patient: str, lines: list[tuple[int, Line]], tolerance: int) -> None:
-        self.patient = patient
-        self.lines = lines
+    def __init__(self, calls: list[_Call], tolerance: int) -> None:
+        self.calls = calls
         self.tolerance = tolerance
-        self.written = {line["version"]: (number, line) for number, line in lines if line["outcome"] == "written"}
+        self.written = {call.version: call for call in calls if call.outcome == "written"}
 
-    def flaws(self) -> Iterator[Flaw]:
+    def flaws(self) -> list[Flaw]:
         """What no order explains; real time and the rules are looked at only where there is an order."""
-        forks = list(self._forks())
-        yield from forks
-        strangers = list(self._strangers())
-        yield from strangers
-        if not forks and not strangers:
-            order = self._order()
-            yield from self._backwards(order)
-            yield from self._broken_rules()
+        disorder = [*self._forks(), *self._strangers()]
+        return disorder or [*self._backwards(), *self._broken_rules()]
 
     def _flaw(self, rule: str, what: str, *lines: int) -> Flaw:
-        return Flaw(self.patient, rule, what, lines)
+        return Flaw(self.calls[0].patient, rule, what, lines)
 
     def _forks(self) -> Iterator[Flaw]:
+        """Versions that two writes replaced."""
         replaced: dict[str, int] = {}
-        for number, line in self.written.values():
-            # An empty version is that of a patient whom the store does not know, or has forgotten: it does come back.
-            if line["expected"] and line["expected"] in replaced:
-                what = f"version {line['expected']} was replaced twice"
-                yield self._flaw("one order", what, replaced[line["expected"]], number)
-            replaced.setdefault(line["expected"], number)
+        for write in self.written.values():
+            # The empty version does come back.
+            if write.expected and write.expected in replaced:
+                what = f"version {write.expected} was replaced twice"
+                yield self._flaw("one order", what, replaced[write.expected], write.number)
+            replaced.setdefault(write.expected, write.number)
 
     def _strangers(self) -> Iterator[Flaw]:
         """Versions from nowhere: more than the unknown writes and the beginning of the history can account for."""
         seen: dict[str, int] = {}
-        for number, line in self.lines:
-            for version in (line.get("version"), line.get("expected")):
+        for call in self.calls:
+            for version in (call.version, call.expected):
                 if version and version not in self.written:
-                    seen.setdefault(version, number)
-        unknown = sum(line["outcome"] == "unknown" and line["op"] == "write" for _, line in self.lines)
+                    seen.setdefault(version, call.number)
+        unknown = sum(call.outcome == "unknown" and call.op == "write" for call in self.calls)
         if len(seen) > unknown + 1:
-            what = (
-                f"{len(seen)} versions were seen that nobody wrote, and only {unknown} writes have an unknown outcome"
-            )
+            nobody = f"{len(seen)} versions were seen that nobody wrote"
+            what = f"{nobody}, and only {unknown} writes have an unknown outcome"
             yield self._flaw("one order", what, *seen.values())
 
     def _order(self) -> dict[str, int]:
         """Each written version's place in the order. A chain broken by a gap begins anew, by the store's clock."""
-        follower = {line["expected"]: version for version, (_, line) in self.written.items() if line["expected"]}
-        heads = [version for version, (_, line) in self.written.items() if line["expected"] not in self.written]
+        follower = {write.expected: version for version, write in self.written.items() if write.expected}
+        heads = [version for version, write in self.written.items() if write.expected not in self.written]
         places: dict[str, int] = {}
-        for head in sorted(heads, key=lambda version: self.written[version][1]["now"]):
+        for head in sorted(heads, key=lambda version: self.written[version].now):
             at: str | None = head
             while at is not None and at not in places:
                 places[at] = len(places)
                 at = follower.get(at)
         return places
 
-    def _backwards(self, order: dict[str, int]) -> Iterator[Flaw]:
+    def _backwards(self) -> Iterator[Flaw]:
         """Calls that saw an older version than a call that had ended before they began."""
-        known = [(number, line) for number, line in self.lines if line.get("version") in order]
-        by_end = sorted(known, key=lambda item: item[1]["ended"])
+        order = self._order()
+        known = [call for call in self.calls if call.version in order]
+        by_end = sorted(known, key=lambda call: call.ended)
         newest, newest_line, at = -1, 0, 0
-        for number, line in sorted(known, key=lambda item: item[1]["began"]):
-            while at < len(by_end) and by_end[at][1]["ended"] + self.tolerance < line["began"]:
-                place = order[by_end[at][1]["version"]]
+        for call in sorted(known, key=lambda call: call.began):
+            while at < len(by_end) and by_end[at].ended + self.tolerance < call.began:
+                place = order[by_end[at].version]
                 if place > newest:
-                    newest, newest_line = place, by_end[at][0]
+                    newest, newest_line = place, by_end[at].number
                 at += 1
-            if order[line["version"]] < newest:
-                yield self._flaw("real time", "an older version was seen after a newer one", newest_line, number)
+            if order[call.version] < newest:
+                yield self._flaw("real time", "an older version was seen after a newer one", newest_line, call.number)
 
     def _broken_rules(self) -> Iterator[Flaw]:
-        for number, line in self.written.values():
-            before = self.written.get(line["expected"])
+        """Writes that break a rule, by what they replaced."""
+        for write in self.written.values():
+            before = self.written.get(write.expected)
             if before is None:
                 continue
-            earlier, later = before[1]["record"], line["record"]
-            lines = (before[0], number)
-            if later["refresh_id"] != earlier["refresh_id"] and later["claimed_at"] < earlier["window_opens_at"]:
+            earlier, later, lines = before.record, write.record, (before.number, write.number)
+            is_another = later["refresh_id"] != earlier["refresh_id"]
+            if is_another and later["claimed_at"] < earlier["window_opens_at"]:
                 early = earlier["window_opens_at"] - later["claimed_at"]
                 yield self._flaw("R1", f"a refresh was claimed {early} ms before the window opened", *lines)
             if later["logouts"] < earlier["logouts"]:
                 yield self._flaw("logout", "a logout was forgotten", *lines)
-            if later["state"] == State.COMPLETE and later["refresh_id"] != earlier["refresh_id"]:
+            if later["state"] == State.COMPLETE and is_another:
                 yield self._flaw("R3", "a refresh was complete in the commit that claimed it", *lines)

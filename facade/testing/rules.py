@@ -13,7 +13,7 @@ from phr_refresh.statemachine.effects import (
     StatusReport,
 )
 from phr_refresh.statemachine.patient import Patient, UserKey
-from phr_refresh.statemachine.policy import Instant, Policy, milliseconds
+from phr_refresh.statemachine.policy import Instant, Policy
 from phr_refresh.statemachine.record import State
 
 from ..synchronous import PhrRefresh
@@ -67,7 +67,7 @@ class Rules:
         answer = self.upstream.call(request)
         if isinstance(answer, NeverSent):
             return answer
-        if last is not None and now - last < milliseconds(self._policy.refresh_window):
+        if last is not None and now - last < self._policy.ms.refresh_window:
             self.broken.append(f"R1: a kick-off was sent {(now - last) / 1000:.3f} s after the one before")
         self._kicked_off[patient.key] = now
         self._completed.discard(patient.key)
@@ -76,7 +76,7 @@ class Rules:
     def _ask_status(self, question: AskStatus) -> UpstreamAnswer:
         key, now = question.patient.key, self._clock()
         last = self._polled.get(key)
-        if last is not None and now - last < milliseconds(self._policy.poll_interval):
+        if last is not None and now - last < self._policy.ms.poll_interval:
             self.broken.append(f"R6: a status call was made {(now - last) / 1000:.3f} s after the one before")
         self._polled[key] = now
         answer = self.upstream.call(question)

@@ -8,7 +8,15 @@ import pytest
 from phr_refresh import ConfigurationError
 from phr_refresh.adapters.browser import Contract, HttpRequest
 from phr_refresh.adapters.ports import NotReady, Records, RecordsFailed
-from phr_refresh.statemachine.effects import CouldNotAsk, Phase, Rejected, SessionFailed, StatusReport
+from phr_refresh.statemachine.effects import (
+    CouldNotAsk,
+    OpenSession,
+    Phase,
+    ReadRecords,
+    Rejected,
+    SessionFailed,
+    StatusReport,
+)
 from phr_refresh.statemachine.errors import RecordUnreadable, SessionUnavailable, StoreUnavailable
 from phr_refresh.statemachine.outcomes import Receipt, ReceiptKind
 from support.contract import ADA, BOB, BROKEN, DONE, GOING_ON, GUEST, KINDS, Visit, visiting
@@ -163,13 +171,14 @@ def test_a_session_being_created_is_under_way() -> None:
     """202 while the session for the refresh is being created: asked again after a second."""
     with visiting("threads") as visit:
         seen = []
-        opens = visit.upstream.open_session
+        call = visit.upstream.call
 
-        def look(patient: object) -> object:
-            seen.append(visit.get())
-            return opens(patient)
+        def look(request: object) -> object:
+            if isinstance(request, OpenSession):
+                seen.append(visit.get())
+            return call(request)
 
-        visit.upstream.open_session = look
+        visit.upstream.call = look
         visit.begin()
     assert [(202, 1, "not begun")] == [
         (answered.status, answered.retry_after, answered.headers["X-Progress"]) for answered in seen
@@ -446,11 +455,15 @@ def test_records_without_a_session_are_503(visit: Visit) -> None:
 def test_an_unknown_kind_is_404(visit: Visit, known: tuple[str, ...] | None) -> None:
     """404 for a kind that nobody configured, whether the contract or only the upstream knows what there is."""
 
-    def refuse(kind: str, token: object) -> object:
+    call = visit.upstream.call
+
+    def refuse(request: object) -> object:
+        if not isinstance(request, ReadRecords):
+            return call(request)
         raise ConfigurationError("MhvSettings.records", "it has no such kind", "add it")
 
     finish(visit)
-    visit.upstream.read_records = refuse
+    visit.upstream.call = refuse
     visit.serve(kinds=known)
     assert (404, "no_such_records") == ((got := visit.get("records/x-rays")).status, got.json["code"])
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from phr_refresh.adapters.browser.prefer import wait_of
+from phr_refresh.adapters.browser.answers import wait_of
 from phr_refresh.statemachine.effects import CouldNotAsk, Phase, Rejected, StatusReport
 from support.contract import ADA, BROKEN, DONE, GOING_ON, KINDS, ThreadedVisit, Visit, visiting
 from support.samples import PARTIAL

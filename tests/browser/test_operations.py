@@ -24,6 +24,7 @@ SOURCES = [path for folder in FOLDERS for path in folder.rglob("*.py") if "simul
 #: Names that are put together when they are told, or given.
 DEFERRED = {"login_deferred", "logout_deferred"}
 PUT_TOGETHER = {
+    "f'{hook}_deferred'": DEFERRED,
     "f'{verb}_deferred'": DEFERRED,
     "fact": DEFERRED,
 }

@@ -16,7 +16,8 @@ import pytest
 from freezegun import freeze_time
 from phr_refresh import Policy, State, SweepReport, open_store
 from phr_refresh.adapters.workers.inline import InlineWorker
-from phr_refresh.cli.sweep import _sweep_on, seconds_in, sweep_line
+from phr_refresh.cli.sweep import _sweep_on, seconds_in
+from phr_refresh.cli.views import sweep_lines
 from phr_refresh.statemachine.effects import ListDue
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.synchronous import PhrRefresh
@@ -94,8 +95,8 @@ def test_anything_else_is_no_duration(text: str) -> None:
 
 def test_a_line_counts_the_moves() -> None:
     """What moved whereto stands behind the counts."""
-    assert "1 due, 1 moved, 0 moved by others, 0 unreadable (1 refreshing -> stale)" == sweep_line(ONE)
-    assert "0 due, 0 moved, 0 moved by others, 0 unreadable" == sweep_line(NOTHING)
+    assert "1 due, 1 moved, 0 moved by others, 0 unreadable (1 refreshing -> stale)" == sweep_lines(ONE)[0]
+    assert "0 due, 0 moved, 0 moved by others, 0 unreadable" == sweep_lines(NOTHING)[0]
 
 
 # As a process.

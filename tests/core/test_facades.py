@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from phr_refresh import (
@@ -191,11 +192,11 @@ def test_a_login_under_way_survives_close(
         store = open_async_store("memory://")
         hang = asyncio.Event()
 
-        async def load(key: str, *, with_token: bool = False) -> Row:
+        async def call(request: object) -> Row:
             await hang.wait()
             raise AssertionError("never comes back")
 
-        store.load = load
+        store.call = call
         phr = AsyncPhrRefresh(store=store, upstream=upstream, policy=FAST)
         login = asyncio.create_task(phr.login(ADA))
         await asyncio.sleep(0)
@@ -212,13 +213,13 @@ def test_a_slow_login_is_handed_over_before_close(
 
     async def visit() -> str | None:
         store, answers = open_async_store("memory://"), asyncio.Event()
-        load = store.load
+        call = store.call
 
-        async def slow(key: str, *, with_token: bool = False) -> Row:
+        async def slow(request: Any) -> Any:
             await answers.wait()
-            return await load(key, with_token=with_token)
+            return await call(request)
 
-        store.load = slow
+        store.call = slow
         policy = Policy(login_budget=timedelta(milliseconds=1))
         phr = AsyncPhrRefresh(store=store, upstream=upstream, policy=policy)
         receipt = await phr.login(ADA)

@@ -1,6 +1,5 @@
 """Sweeps and statuses of many patients, stepped: in batches, past what cannot be moved, beside other sweepers."""
 
-import json
 from dataclasses import dataclass
 
 import pytest
@@ -173,7 +172,7 @@ def test_a_sweep_of_one_patient_writes_what_a_status_would() -> None:
     read, _ = overdue(1)
     swept.run(swept.flows.sweep(1))
     read.run(read.flows.status(keys[0]))
-    assert json.loads(read.rows[keys[0]].value) == json.loads(swept.rows[keys[0]].value)
+    assert decode(read.rows[keys[0]].value) == decode(swept.rows[keys[0]].value)
 
 
 def test_a_sweep_that_has_moved_its_limit_lists_no_more() -> None:

@@ -16,7 +16,7 @@ from phr_refresh.statemachine.effects import (
 from phr_refresh.statemachine.outcomes import Status
 from phr_refresh.statemachine.policy import Policy, as_datetime, milliseconds
 from phr_refresh.statemachine.record import TIMED_OUT, Failure, State
-from support.samples import ADA, CURRENT, DEADLINE, GUEST, MINUTE, NOON, PARTIAL, RUNNING, SECOND, WINDOW
+from support.samples import ADA, CURRENT, DEADLINE, GUEST, MINUTE, NOON, PARTIAL, RUNNING, SECOND, UNHURRIED, WINDOW
 from support.stepping import DONE, GOING_ON, Stepper, World, explore
 
 CAP = milliseconds(Policy().poll_interval_max)
@@ -150,7 +150,7 @@ def test_retry_after_is_respected_up_to_the_cap(asked_for: float | None, pause: 
     """The next call waits as long as the upstream asked, never less than our interval, never more than the cap."""
     world = running(CouldNotAsk("http_503", asked_for), GOING_ON)
     status(world)
-    interval = Policy().poll_interval_after(SECOND) if pause == SECOND else pause
+    interval = UNHURRIED.poll_interval_after(SECOND) if pause == SECOND else pause
     world.now = NOON + SECOND + interval - 1
     status(world)
     assert 1 == len(world.polls)
@@ -162,7 +162,7 @@ def test_retry_after_is_respected_up_to_the_cap(asked_for: float | None, pause: 
 def test_to_wait_as_long_as_one_would_anyway_is_not_committed() -> None:
     """A `Retry-After` that ends when the next poll is due changes nothing; a millisecond more is noted as such."""
     for more, noted in ((0, []), (1, [("poll_claim",), ("poll_held_off",)])):
-        interval = Policy().poll_interval_after(SECOND) + more
+        interval = UNHURRIED.poll_interval_after(SECOND) + more
         world = running(CouldNotAsk("http_503", interval / 1000))
         asking, seen = world.stepper(world.flows.status(ADA.key, ADA)), []
         while asking.effect is not None:

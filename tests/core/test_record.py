@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
-from phr_refresh.statemachine.codec import MALFORMED, SCHEMA, decode, encode
+from phr_refresh.statemachine.codec import MALFORMED, SCHEMA, _Stored, decode, encode
 from phr_refresh.statemachine.errors import RecordUnreadable
 from phr_refresh.statemachine.record import (
     ExtractProgress,
@@ -76,20 +76,9 @@ PLAIN = st.recursive(
     max_leaves=8,
 )
 #: Places in the stored array.
-PLACES = ["schema", "fingerprint", "state", "since", "session_expires", "as_of", "refresh_id", "claimed", "kick_off"]
-PLACES += [
-    "answered",
-    "deadline",
-    "window_opens",
-    "next_poll",
-    "completed",
-    "extracts",
-    "failure",
-    "logouts",
-    "opening",
-]
-PLACES += ["failures", "retry", "session_failure", "deferred", "refusal"]
+PLACES = ["schema", *RefreshRecord._fields[:-1]]
 FULL = refreshing(
+    kick_off=KickOff.ACCEPTED,
     opening_id="o",
     opening_until=NOON,
     failures=2,
@@ -136,6 +125,12 @@ def test_every_field_comes_back(record: RefreshRecord) -> None:
     assert record == decode(encode(record))
 
 
+def test_the_order_of_the_stored_form_is_that_of_the_record() -> None:
+    """Field by field, with the schema before and what is carried behind."""
+    assert PLACES == list(_Stored.__struct_fields__)
+    assert "carried" == RefreshRecord._fields[-1]
+
+
 def test_the_strategies_leave_out_no_field() -> None:
     """The stored form of a full record has every place there is, none of them empty."""
     values = msgpack.decode(encode(FULL))
@@ -168,8 +163,57 @@ def test_the_stored_form_stays_what_it_is() -> None:
     )
     none = None
     refresh = ["r", -1000, 1, none, 1, 2, 3, none]
-    expected = [1, "01234567", 3, NOON, none, none, *refresh, [[1, 1, 0], ["New", 2, none]]]
+    expected = [1, 3, NOON, "01234567", none, none, none, none, *refresh, none, [[1, 1, 0], ["New", 2, none]]]
     assert expected == msgpack.decode(encode(record))
+
+
+def test_the_whole_stored_form_stays_what_it_is() -> None:
+    """Every field of a record that has them all: times count from `since`, words are as short as they can be."""
+    record = RefreshRecord(
+        state=State.STALE,
+        since=NOON,
+        fingerprint="01234567",
+        session_expires_at=NOON + 1,
+        opening_id="o",
+        opening_until=NOON + 2,
+        logouts=3,
+        refresh_id="r",
+        claimed_at=NOON + 4,
+        kick_off=KickOff.ANSWER_LOST,
+        answered_at=NOON + 5,
+        deadline_at=NOON + 6,
+        window_opens_at=NOON + 7,
+        next_poll_at=NOON + 8,
+        completed_at=NOON + 9,
+        as_of=NOON - 10,
+        extracts=(ExtractProgress("Allergy", ExtractState.FAILED, NOON - 11),),
+        failure=Failure(code="f", at=NOON + 12),
+        failures=13,
+        retry_at=NOON + 14,
+        session_failure=Failure(code="s", at=NOON + 15),
+        deferred_since=NOON + 16,
+        refusal=Refusal(event="e", state="t", guards=("g", "h"), at=NOON + 17),
+    )
+    head = [1, 4, NOON, "01234567", 1, "o", 2, 3, "r", 4, 2, 5, 6, 7, 8, 9, -10, [[3, 2, -11]]]
+    rest = [["f", 12], 13, 14, ["s", 15], 16, ["e", "t", ["g", "h"], 17]]
+    assert head + rest == msgpack.decode(encode(record))
+    assert record == decode(encode(record))
+
+
+@pytest.mark.parametrize("name", ["refresh_id", "opening_id"])
+def test_an_id_has_1_to_64_characters(name: str) -> None:
+    """Any other is no id of ours."""
+    assert "x" * 64 in decode(stored(**{name: "x" * 64}))
+    assert ["it is corrupt"] * 2 == [problem_of(stored(**{name: text})) for text in ("", "x" * 65)]
+
+
+def test_time_begins_with_1970() -> None:
+    """And ends before the year 10000, for every time of a record."""
+    assert 0 == decode(msgpack.encode([1, 0, 0, "", 0])).session_expires_at
+    year_10000 = 253_402_300_800_000
+    assert year_10000 - 1 == decode(stored(completed_at=year_10000 - 1 - NOON)).completed_at
+    assert "it is corrupt" == problem_of(stored(completed_at=year_10000 - NOON))
+    assert "it is corrupt" == problem_of(msgpack.encode([1, 0, 0, "", -1]))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +250,7 @@ def test_an_extract_that_the_upstream_has_today_is_a_number(number: int, name: s
 
 def test_what_holds_its_default_at_the_end_takes_no_room() -> None:
     """Of somebody never refreshed four fields are stored."""
-    assert [1, "", 0, NOON] == msgpack.decode(encode(RefreshRecord(since=NOON)))
+    assert [1, 0, NOON, ""] == msgpack.decode(encode(RefreshRecord(since=NOON)))
 
 
 @given(st.binary(max_size=60))
@@ -235,7 +279,7 @@ def test_any_list_is_read_or_unreadable(values: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("since", 10**17), ("since", -1), ("next_poll", 10**17), ("completed", -(10**17))]
+    ("field", "value"), [("since", 10**17), ("since", -1), ("next_poll_at", 10**17), ("completed_at", -(10**17))]
 )
 def test_a_time_outside_the_calendar_is_unreadable(field: str, value: int) -> None:
     """A time that no calendar has raises `RecordUnreadable` when read, not another error when shown."""
@@ -254,19 +298,19 @@ def test_the_calendar_ends_with_the_year_9999() -> None:
     [
         b"\x91\xc0",
         b"\x92\x01",
-        b"\x94\x01\xa0\x00",
+        b"\x94\x01\x00\xa0",
         b"\xc1",
         b"\x80",
         b"",
         b"null",
         b"\x91" * 200_000,
-        msgpack.encode([0, "", 0, 0]),
-        msgpack.encode([-1, "", 0, 0]),
-        msgpack.encode([True, "", 0, 0]),
-        msgpack.encode(["1", "", 0, 0]),
-        msgpack.encode([1, "", -1, 0]),
-        msgpack.encode([1, "", "no_session", 0]),
-        msgpack.encode([1, "", 0, 1.5]),
+        msgpack.encode([0, 0, 0, ""]),
+        msgpack.encode([-1, 0, 0, ""]),
+        msgpack.encode([True, 0, 0, ""]),
+        msgpack.encode(["1", 0, 0, ""]),
+        msgpack.encode([1, -1, 0, ""]),
+        msgpack.encode([1, "no_session", 0, ""]),
+        msgpack.encode([1, 0, 1.5, ""]),
     ],
 )
 def test_a_corrupt_record_says_what_to_do(value: bytes) -> None:
@@ -339,7 +383,7 @@ def test_a_word_that_is_none_is_not_shown(text: str) -> None:
             failure=[text, 0], session_failure=[text, 0], refusal=refusal, extracts=[[text, 1, None]], fingerprint=text
         )
     )
-    assert (MALFORMED, MALFORMED) == (record.failure.code, record.session_failure.code)
+    assert ("malformed", MALFORMED) == (record.failure.code, record.session_failure.code)
     assert Refusal(event="window", state=MALFORMED, guards=(MALFORMED,), at=record.since) == record.refusal
     assert (MALFORMED, MALFORMED) == (record.extracts[0].name, record.fingerprint)
 

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import redis
@@ -31,7 +30,6 @@ pytestmark = pytest.mark.once
 
 #: Contestants that need nothing but what the package needs.
 OWN = ("floor", "phr-refresh", "portal", "transitions", "floor-async", "phr-refresh-async")
-CACHED = ("phr-refresh-cached", "phr-refresh-async-cached")
 #: (round trips, upstream calls) of one operation.
 COUNTS = {
     ("phr-refresh", Work.FIRST_LOGIN): (4, (1, 1, 0)),
@@ -107,23 +105,6 @@ def test_asyncio_costs_what_threads_cost(server: Server, work: Work) -> None:
     """The same flows run: the same round trips and calls."""
     [sync], [awaited] = (contest(server, name).counted(SMALL[work]) for name in ("phr-refresh", "phr-refresh-async"))
     assert (sync.round_trips, sync.upstream) == (awaited.round_trips, awaited.upstream)
-
-
-@pytest.mark.parametrize("name", CACHED)
-@pytest.mark.parametrize("work", [Work.STATUS_READ, Work.REPEAT_LOGIN])
-def test_what_is_cached_costs_no_round_trip(server: Server, name: str, work: Work) -> None:
-    """But for the first read of each patient."""
-    load = replace(SMALL[work], repeats=8)
-    [figure] = contest(server, name).timed(load)
-    assert figure.microseconds > 0
-    with counting(server.url) as proxy, TemporaryDirectory() as folder:
-        with closing(opened(entry(name), Place(proxy.url, folder, Upstream()))) as one:
-            one.prepare(load, ["ada"])
-            one.perform(load, ["ada"])
-            proxy.take()
-            one.perform(load, ["ada"])
-            # Its listener may ask meanwhile whether its connection still hears.
-            assert proxy.take().round_trips <= 1
 
 
 @pytest.mark.parametrize("name", ["phr-refresh", "phr-refresh-async", "transitions", "portal"])
@@ -270,7 +251,7 @@ def test_a_work_that_is_not_known_is_refused(tmp_path: Path) -> None:
 
 
 def _others() -> list[str]:
-    return [item.name for item in ENTRIES if item.name not in OWN + CACHED]
+    return [item.name for item in ENTRIES if item.name not in OWN]
 
 
 @pytest.mark.parametrize("name", _others())

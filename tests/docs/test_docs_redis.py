@@ -24,10 +24,9 @@ def test_the_rule_is_the_one_that_is_shipped():
 
 def test_the_program_prints_the_rule_with_the_hash():
     """As the page says, from a file with the password."""
-    [command] = re.findall(r"python (-m \S+) < password-file", TEXT)
-    done = subprocess.run(
-        [sys.executable, *command.split()], input="hunter2\n", capture_output=True, text=True, timeout=60, check=False
-    )
+    [name] = re.findall(r"phr-refresh (\S+) < password-file", TEXT)
+    command = [sys.executable, "-m", "phr_refresh", name]
+    done = subprocess.run(command, input="hunter2\n", capture_output=True, text=True, timeout=60, check=False)
     assert (f"{acl_rule(password='hunter2')}\n", "") == (done.stdout, done.stderr)
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,12 +25,15 @@ def test_continuous_integration_runs_the_test_command() -> None:
     assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_documents_it_links_to_exist() -> None:
-    """Each relative link leads to a file."""
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert [] == [link for link in links if not (ROOT / link).is_file()]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
+def test_the_documents_that_are_linked_to_exist(page: Path) -> None:
+    """Each relative link, in the README and in docs, leads to a file."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [] == [link for link in links if not (page.parent / link).is_file()]
 
 
 def test_it_stays_short() -> None:
-    """The README has fewer than 200 lines."""
-    assert len(README.splitlines()) < 200
+    """The README has at most 90 lines, and its program twelve."""
+    assert len(README.splitlines()) <= 90
+    program = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    assert len([line for line in program.splitlines() if line]) <= 12

@@ -12,19 +12,16 @@ from phr_refresh import PhrRefresh, PhrRefreshError, StoreUnavailable
 from phr_refresh.adapters.ports import Change
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.inline import InlineWorker
-from phr_refresh.drawing.rehearsal import Rehearsal
+from phr_refresh.drawing.diagrams import Rehearsal
 from phr_refresh.drawing.trace import Recorder, sequence_diagram
 from phr_refresh.statemachine.draft import Draft, Flow
 from phr_refresh.statemachine.effects import (
     AnswerLost,
-    CommitAll,
     Committed,
     Conflict,
     CouldNotAsk,
     Fact,
-    ListDue,
     Load,
-    LoadAll,
     Loaded,
     OpenSession,
     Pause,
@@ -217,15 +214,15 @@ def test_only_one_patient_is_recorded_if_one_is_named() -> None:
     assert found.index("now Ada") < found.index("Browser->>Login: log out")
 
 
-def test_a_rehearsal_performs_every_effect() -> None:
-    """On paper a pause moves the clock, nothing is due, a fact is heard by nobody, and a stale commit is a conflict."""
+def test_a_rehearsal_performs_the_effects_of_one_patient() -> None:
+    """On paper a pause moves the clock, a fact is heard by nobody, and a stale commit is a conflict."""
     rehearsal = Rehearsal(now=NOON)
     assert (None, NOON + 1500) == (rehearsal.perform(Pause(1.5)), rehearsal.now)
-    assert ((), ()) == (rehearsal.perform(ListDue(10)), rehearsal.perform(Tell(Fact("told"))))
+    assert rehearsal.perform(Tell(Fact("told"))) is None
     stranger = Loaded(None, "", NOON + 1500)
-    assert (stranger, stranger) == rehearsal.perform(LoadAll((ADA.key, ADA.key)))
+    assert stranger == rehearsal.perform(Load(ADA.key))
     first = replace(Draft(ADA.key, stranger, Policy()).commit(), token_change=TokenChange.PUT, token=token_until(NOON))
-    [committed, conflict] = rehearsal.perform(CommitAll((first, first)))
+    committed, conflict = (rehearsal.perform(first) for _ in range(2))
     now = rehearsal.perform(Load(ADA.key))
     assert (Loaded(first.record, committed.version, NOON + 1500), Conflict(now)) == (now, conflict)
     second = replace(first, expected_version=now.version, token_change=TokenChange.KEEP, token=None)
@@ -235,9 +232,7 @@ def test_a_rehearsal_performs_every_effect() -> None:
 
 def followed(rehearsal: Rehearsal, flows: Flows) -> RefreshRecord:
     """The record when the step that is due next has run."""
-    step, delay = rehearsal.steps.popleft()
-    rehearsal.now += int(delay * 1000)
-    rehearsal.run(flows.step(step))
+    rehearsal.run(flows.step(rehearsal.pop_step()))
     record: RefreshRecord = rehearsal.perform(Load(ADA.key)).record
     return record
 

@@ -60,7 +60,7 @@ def block(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, Any]]:
             "app_token": simulator.app_token,
             "authorization_key": simulator.authorization_key,
         },
-        "policy": {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.02, "retry_backoff": 300},
+        "policy": {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.02, "poll_schedule": (), "retry_backoff": 300},
     }
     with override_settings(PHR_REFRESH=given):
         yield given
@@ -258,6 +258,16 @@ def test_an_adapter_that_fails_in_a_request_is_a_problem_without_its_text(block,
     answer = browser.get("/phr/status")
     assert (500, "application/problem+json") == (answer.status_code, answer["Content-Type"])
     assert ["phr_refresh.request_failed error=LookupError"] == warnings.told
+
+
+@pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
+def test_what_is_public_touches_no_session(block, path: str) -> None:
+    """What any cache may keep does not depend on who asks: Django says so where a session was looked into."""
+    browser = Browser()
+    browser.log_in()
+    answers = [browser.get(f"/phr/{path}"), browser.get("/phr/status")]
+    assert [False, True] == ["Cookie" in answer.get("Vary", "") for answer in answers]
+    assert 200 == answers[0].status_code
 
 
 def test_a_post_needs_the_token(block) -> None:

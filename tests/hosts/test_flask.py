@@ -70,7 +70,7 @@ def block(simulator: Simulator, tmp_path: Path) -> Block:
         "app_token": simulator.app_token,
         "authorization_key": simulator.authorization_key,
     }
-    policy = {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.05}
+    policy = {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.05, "poll_schedule": ()}
     given = {
         "patient_of": patient_of,
         "store": f"sqlite:///{tmp_path / 'store.db'}",
@@ -226,6 +226,25 @@ def test_a_portal_without_flask_login_calls_the_verbs(block: Block, simulator: S
         assert phr.refresher().status("ada").state is State.NO_SESSION
         phr.close()
     assert 1 == simulator.calls()["totals"]["refresh"]
+
+
+@pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
+def test_what_is_public_touches_no_session(block: Block, path: str) -> None:
+    """What any cache may keep comes without a cookie, of a host whose sessions last as long as they are used."""
+
+    def look() -> None:
+        session["seen"] = True
+
+    app = Flask("portal")
+    app.config.update(SECRET_KEY="of-no-value", PHR_REFRESH=block(), TESTING=True)
+    phr = PhrRefreshFlask(app, user_of=look)
+    client = app.test_client()
+    answers = [client.get(f"/phr/{path}"), client.post(f"/phr/{path}"), client.get("/phr/status")]
+    with app.app_context():
+        phr.close()
+    assert [200, 405, 401] == [answer.status_code for answer in answers]
+    assert [False, False, True] == ["Set-Cookie" in answer.headers for answer in answers]
+    assert ["nosniff"] * 3 == [answer.headers["X-Content-Type-Options"] for answer in answers]
 
 
 def test_who_says_who_is_logged_in_says_who_logs_in(block: Block) -> None:

@@ -142,3 +142,53 @@ def test_an_asynchronous_logout_that_hangs_is_not_waited_for() -> None:
 
     asyncio.run(work())
     assert ["logout_deferred", "hook_failed"] == [fact.name for fact in refresher.observer.facts]
+
+
+def test_an_awaited_patient_that_is_long_in_coming_holds_nobody_up() -> None:
+    """Login and logout are deferred and told of, and done behind their callers once the patient is there."""
+    refresher = AsyncRefresher()
+
+    async def work() -> Receipt | None:
+        found = asyncio.Event()
+
+        async def find() -> Patient:
+            await found.wait()
+            return ADA
+
+        hooks = AsyncHooks(refresher, seconds=0.01)
+        receipt = await hooks.logged_in(find)
+        await hooks.logged_out(find)
+        assert [] == refresher.asked
+        found.set()
+        await hooks.close()
+        return receipt
+
+    assert Receipt(kind=ReceiptKind.DEFERRED, reason="over_budget") == asyncio.run(work())
+    assert ["login_deferred", "logout_deferred"] == [fact.name for fact in refresher.observer.facts]
+    assert ["login", "logout"] == sorted(refresher.asked)
+
+
+@pytest.mark.parametrize("patient", [ADA, None], ids=["a patient", "nobody"])
+def test_the_patient_may_be_awaited(patient: Patient | None) -> None:
+    """On asyncio `find` may give what is to be awaited for the patient."""
+    refresher = AsyncRefresher()
+
+    async def find() -> Patient | None:
+        await asyncio.sleep(0)
+        return patient
+
+    assert (DONE if patient else None, None) == async_both(refresher, find)
+    assert (["login", "logout"] if patient else [], []) == (refresher.asked, refresher.observer.facts)
+
+
+def test_an_awaited_search_that_fails_lets_the_user_through() -> None:
+    """Each failure is one fact, without what the exception said."""
+    refresher = AsyncRefresher()
+
+    async def find() -> Patient:
+        await asyncio.sleep(0)
+        return nobody_found()
+
+    assert (None, None) == async_both(refresher, find)
+    assert ["login", "logout"] == [fact.details["hook"] for fact in refresher.observer.facts]
+    assert ICN not in str(refresher.observer.facts)

@@ -116,6 +116,25 @@ def test_it_can_be_mounted_everywhere(
         assert 401 == browser.get(f"{url}/phr/status").status_code
 
 
+@pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
+def test_what_is_public_touches_no_session(path: str, browser: requests.Session) -> None:
+    """What any cache may keep comes without a cookie, of a host whose sessions last as long as they are used."""
+
+    def look(request: Request) -> Patient | None:
+        request.session["seen"] = True
+        return None
+
+    with served(in_starlette(embedded(look, is_logged_in=look))) as url:
+        answers = [
+            browser.get(f"{url}/phr/{path}"),
+            browser.post(f"{url}/phr/{path}"),
+            browser.get(f"{url}/phr/status"),
+        ]
+    assert [200, 405, 401] == [answer.status_code for answer in answers]
+    assert [False, False, True] == ["Set-Cookie" in answer.headers for answer in answers]
+    assert ["nosniff"] * 3 == [answer.headers["X-Content-Type-Options"] for answer in answers]
+
+
 def test_headers_that_come_twice_are_joined(browser: requests.Session) -> None:
     """Two If-None-Match headers count as one list; no header of the answer comes twice."""
     with served(in_starlette(embedded())) as url:
@@ -312,6 +331,7 @@ def test_another_sites_page_starts_nothing(browser: requests.Session) -> None:
         refused = browser.post(f"{url}/phr/refresh", headers=upstream)
         assert (403, "cross_origin") == (refused.status_code, refused.json()["code"])
         assert "application/problem+json" == refused.headers["Content-Type"]
+        assert "nosniff" == refused.headers["X-Content-Type-Options"]
         assert 202 == browser.post(f"{url}/phr/refresh", headers={"Origin": url}).status_code
         assert browser.get(f"{url}/phr/status", headers=upstream).ok
 

@@ -37,15 +37,15 @@ FOLDER = f"{find_spec('phr_refresh').submodule_search_locations[0]}/statemachine
 JUSTIFIED = Path(__file__).with_suffix(".txt")
 #: Without servers and without processes, which would run the code as it is written; of those that reach everything
 #: and take long, none.
-NAMES = ["table", "lifecycle", "rules", "policy", "patient", "draft", "kick_off", "views", "errors", "diagrams"]
-NAMES += ["trace", "stored_words", "flows_*", "driver", "properties_window", "extracts"]
-NAMES += ["record", "words"]
+NAMES = ["table", "lifecycle", "record", "rules", "policy", "patient", "draft", "kick_off", "views", "errors"]
+NAMES += ["diagrams", "trace", "flows_*", "driver", "properties_window", "extracts"]
+NAMES += ["words"]
 CHOICE = "not redis and not valkey and not sqlite and not (every_order and not crash)"
 OPTIONS = [
     *("-q", "-s", "--assert=plain", "-m", "not once", "-k", CHOICE, "-p", "no:randomly", "-p", "no:cacheprovider"),
     *("--rootdir", str(TESTS.parent), "-c", str(TESTS.parent / "tox.ini"), "--doctest-modules", "--pyargs"),
 ]
-FILES = [*(str(path) for name in NAMES for path in sorted(TESTS.glob(f"test_{name}.py"))), PACKAGE]
+FILES = [*(str(path) for name in NAMES for path in sorted(TESTS.glob(f"*/test_{name}.py"))), PACKAGE]
 JOBS = int(os.environ.get("PHR_REFRESH_JOBS", "1"))
 MONITOR = 4
 CPU_SECONDS, WALL_SECONDS, BYTES = 10, 900, 4 << 30

@@ -18,6 +18,7 @@ from phr_refresh.adapters.simulator import Fault, Simulator
 from phr_refresh.adapters.upstream.mhv import MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.adapters.workers.inline import InlineWorker
+from phr_refresh.statemachine.effects import Load
 from support.samples import UNHURRIED
 from support.values import replace
 
@@ -94,7 +95,7 @@ def test_a_visit_shows_no_identifier(fault: str, sealed: bool, backend, logged: 
         upstream = MhvUpstream(settings)
         with closing(PhrRefresh(store=stored, upstream=upstream, worker=worker, seal=seal, policy=UNHURRIED)) as phr:
             seen = visit(phr, worker)
-            values = [repr(stored.load(ADA.key, with_token=True))]
+            values = [repr(stored.call(Load(ADA.key, with_token=True)))]
             token = "eyJ" if sealed else "no token is looked for in a store that is not sealed"
     shown = "\n".join([*seen, repr(settings), repr(upstream), repr(phr), repr(ADA), logged.getvalue()])
     assert [] == [secret for secret in SECRETS if secret in shown]

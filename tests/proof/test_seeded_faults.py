@@ -10,7 +10,7 @@ from support.exploring_report import as_test, mermaid
 
 pytestmark = pytest.mark.once
 
-PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
 
 
 @pytest.mark.parametrize("name", SEEDED)

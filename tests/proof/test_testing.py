@@ -66,12 +66,13 @@ def test_a_broken_rule_fails_the_test(tmp_path: Path) -> None:
     """A kick-off that somebody sends behind the library's back fails the test at its end, with one sentence."""
     program = """
 from phr_refresh import Patient
+from phr_refresh.statemachine.effects import StartRefresh
 
 ADA = Patient("ada", "1012345678V123456", "12345")
 
 def test_it(phr):
     phr.refresh(ADA)
-    phr._upstream.start_refresh(ADA)
+    phr._upstream.call(StartRefresh(ADA))
 """
     done = run_pytest(tmp_path, program)
     assert 1 == done.returncode

@@ -23,9 +23,8 @@ from phr_refresh.adapters.browser import (
     HttpResponse,
     HttpStream,
 )
-from phr_refresh.adapters.browser.openapi import document
+from phr_refresh.adapters.browser.openapi import HEADERS, SCHEMAS, SOMETIMES, document
 from phr_refresh.adapters.browser.operations import OPERATIONS, operation_at
-from phr_refresh.adapters.browser.schemas import HEADERS, SCHEMAS, SOMETIMES
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.statemachine.effects import AskStatus, CouldNotAsk, Phase, StatusReport, Step
 
@@ -42,7 +41,7 @@ DONE = StatusReport(Phase.COMPLETE, CURRENT, NOON)
 GOING_ON = StatusReport(Phase.IN_PROGRESS, RUNNING)
 BROKEN = StatusReport(Phase.FAILED, RUNNING)
 #: Headers that need no mention.
-_UNMENTIONED = {"Content-Type", "Content-Length", "Cache-Control", "X-Accel-Buffering"}
+_UNMENTIONED = {"Content-Type", "Content-Length", "Cache-Control", "X-Accel-Buffering", "X-Content-Type-Options"}
 _ROOT = {"components": document()["components"]}
 VALIDATORS = {
     name: jsonschema_rs.Draft202012Validator(
@@ -279,14 +278,15 @@ def conforms(method: str, path: str, answered: Answered) -> None:
     """Fails unless the document says that `method` of `path` may be answered so, and nothing is told that must not."""
     shown = f"{answered.headers} {answered.body!r}"
     assert [] == [secret for secret in SECRETS if secret in shown]
+    assert "nosniff" == answered.headers.get("X-Content-Type-Options")
     operation, _ = operation_at(path)
     if operation is None or method not in operation.methods:
         assert (404 if operation is None else 405) == answered.status
         if method != "HEAD":
             validate("Problem", answered)
         return
-    assert answered.status in operation.answers, f"{answered.status} is no documented answer of {operation.path}"
-    answer = operation.answers[answered.status]
+    assert answered.status in operation.responses, f"{answered.status} is no documented answer of {operation.path}"
+    answer = operation.responses[answered.status]
     assert set() == set(answer.headers) - SOMETIMES - answered.headers.keys()
     assert set() == answered.headers.keys() - set(answer.headers) - _UNMENTIONED
     for name in answer.headers:
@@ -313,4 +313,4 @@ def validate(schema: str, answered: Answered) -> None:
 
 def documented() -> list[tuple[str, int]]:
     """Each operation's name and each status that it may be answered with."""
-    return [(operation.name, status) for operation in OPERATIONS for status in operation.answers]
+    return [(operation.name, status) for operation in OPERATIONS for status in operation.responses]

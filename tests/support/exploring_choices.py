@@ -34,7 +34,7 @@ from .exploring_world import Process, World
 from .samples import HOUR
 
 #: Nobody waits long for a session that somebody else creates: that would only make the same schedules longer.
-IMPATIENT = Policy(session_wait=timedelta(milliseconds=100))
+IMPATIENT = Policy(poll_schedule=(), session_wait=timedelta(milliseconds=100))
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,9 @@ _AT_ONCE = {
         attribute(Performer, "_in_time", patches.never_too_late), "R2", _scene(jumps=1, A=refresh, B=refresh)
     ),
     "logout clears the creation claim": Seeded(
-        rule("end_session", opening_id=lambda record, event: None), "R2", _scene(A=session, B=logout, C=session)
+        rule("end_session", opening_id=lambda record, event: None, opening_until=lambda record, event: 0),
+        "R2",
+        _scene(A=session, B=logout, C=session),
     ),
     "the creation claim lapses under its call": Seeded(
         noting("session_claim", lambda draft, fields: fields | {"opening_until": draft.now + SECOND}),

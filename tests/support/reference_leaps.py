@@ -36,14 +36,14 @@ class Leaping:
         self.forwards: list[tuple[int, int]] = []
         self.upstream = PlayingUpstream(lambda: self.true_now, self.wait)
         ids = iter(range(10**6))
-        self._flows = Flows(Policy(), lambda: f"id{next(ids)}")
+        self._flows = Flows(Policy(poll_schedule=()), lambda: f"id{next(ids)}")
         self._ports = Ports(
             store=MemoryStore(clock=self._read_clock),
             upstream=self.upstream,
             worker=RecordingWorker(),
             seal=PlainSeal(),
             observer=Silent(),
-            policy=Policy(),
+            policy=Policy(poll_schedule=()),
             monotonic=lambda: (self.true_now - NOON) / 1000,
             wall_clock=lambda: self.true_now,
         )

@@ -33,7 +33,7 @@ from .samples import CURRENT, ICN, NOON, RUNNING, token_until
 from .values import replace
 
 #: A record is kept so long that no run of a machine outlives it, unless it means to.
-POLICY = Policy(retention=timedelta(days=30), login_budget=timedelta(seconds=30), retry_jitter=0)
+POLICY = Policy(poll_schedule=(), retention=timedelta(days=30), login_budget=timedelta(seconds=30), retry_jitter=0)
 FORGOTTEN_AFTER = milliseconds(timedelta(days=40))
 # Freezegun's monotonic clock is the time since 1970 as a float; within these years it is exact to a whole second.
 START = NOON - milliseconds(timedelta(days=9000))

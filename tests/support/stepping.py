@@ -73,7 +73,7 @@ class World:
     """One store, one upstream, one worker, one clock. Scripts are answers in order; when empty, all goes well."""
 
     #: Without jitter: pauses are as long as they are.
-    policy: Policy = field(default_factory=lambda: Policy(retry_jitter=0))
+    policy: Policy = field(default_factory=lambda: Policy(poll_schedule=(), retry_jitter=0))
     now: int = NOON
     rows: dict[UserKey, Row] = field(default_factory=dict)
     sessions: deque[SessionFailed | SessionOpened] = field(default_factory=deque)

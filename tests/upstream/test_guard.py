@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from phr_refresh import PhrRefresh, ReceiptKind, open_store
 from phr_refresh.adapters.upstream.guard import GuardedUpstream
-from phr_refresh.adapters.upstream.mhv import MhvUpstream, guarded
+from phr_refresh.adapters.upstream.mhv import MhvClient, MhvUpstream
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import (
     UPSTREAM_OVERLOADED,
@@ -26,7 +27,7 @@ from phr_refresh.statemachine.effects import (
     StartRefresh,
 )
 from phr_refresh.statemachine.errors import ConfigurationError
-from support.fakes import ScriptedUpstream, Silent
+from support.fakes import RecordingWorker, ScriptedUpstream, Silent
 from support.samples import ADA, NOON, token_until
 
 QUESTION = AskStatus(ADA, claimed_at=NOON, answered_at=None, asked_at=NOON)
@@ -263,7 +264,7 @@ def test_never_more_calls_at_once_than_the_limit() -> None:
     crowd = Crowd(4)
     guard = GuardedUpstream(crowd, concurrency=3)
     with ThreadPoolExecutor(12) as pool:
-        calls = [pool.submit(guard.start_refresh, ADA) for _ in range(12)]
+        calls = [pool.submit(guard.call, StartRefresh(ADA)) for _ in range(12)]
         while sum(call.done() for call in calls) < 9:
             threading.Event().wait(0.001)
         crowd.barrier.wait(timeout=LIMIT)
@@ -377,18 +378,27 @@ def test_it_is_on_by_default(mhv: MhvUpstream) -> None:
     given = ENVIRON | {"PHR_REFRESH_CONCURRENCY": "3", "PHR_REFRESH_GUARD_OPEN_SECONDS": "1.5"}
     settings = MhvSettings.from_env(given)
     assert (3, 1.5) == (settings.concurrency, settings.guard_open_for.total_seconds())
+    assert MhvClient(defaults).longest_call == mhv.longest_call
+    assert "connection_refused" == mhv.call(OpenSession(ADA)).reason
+    assert UPSTREAM_OVERLOADED == mhv.call(OpenSession(ADA)).reason
+
+
+def test_it_tells_the_observer_of_whom_it_serves(mhv: MhvUpstream) -> None:
+    """An upstream that was given no observer of its own tells that of its `PhrRefresh`."""
     heard = Silent()
-    guard = guarded(mhv, heard)
-    assert mhv.longest_call == guard.longest_call
-    assert "connection_refused" == guard.call(OpenSession(ADA)).reason
-    assert UPSTREAM_OVERLOADED == guard.call(OpenSession(ADA)).reason
-    assert ["upstream_guard_opened"] == [fact.name for fact in heard.facts]
+    with PhrRefresh(store=open_store("memory://"), upstream=mhv, worker=RecordingWorker(), observer=heard) as phr:
+        assert ReceiptKind.DEFERRED is phr.refresh(ADA).kind
+    assert 1 == len(heard.told("upstream_guard_opened"))
 
 
-def test_an_upstream_of_the_hosts_own_is_left_to_the_host() -> None:
-    """It may be guarded already, or need none."""
-    upstream = ScriptedUpstream()
-    assert upstream is guarded(upstream, Silent())
+def test_an_observer_of_its_own_is_kept() -> None:
+    """Who makes the upstream may have its guard tell somebody else."""
+    own, heard = Silent(), Silent()
+    settings = MhvSettings.from_env(ENVIRON | {"PHR_REFRESH_GUARD_FAILURES": "1"})
+    upstream = MhvUpstream(settings, observer=own)
+    with PhrRefresh(store=open_store("memory://"), upstream=upstream, worker=RecordingWorker(), observer=heard) as phr:
+        phr.refresh(ADA)
+    assert (1, 0) == (len(own.told("upstream_guard_opened")), len(heard.told("upstream_guard_opened")))
 
 
 def test_closing_it_closes_the_upstream(rig: Rig) -> None:

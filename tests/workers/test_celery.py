@@ -19,8 +19,7 @@ from phr_refresh import AsyncPhrRefresh, ConfigurationError, Patient, PhrRefresh
 from phr_refresh.adapters.ports import Row
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.workers.celery import FOLLOW, REFRESH, SWEEP, WATCH, CeleryWorker, message_of, step_of
-from phr_refresh.celery import Delivery, setup
-from phr_refresh.celery_process import WorkerProcess
+from phr_refresh.celery import Delivery, WorkerProcess, setup
 from phr_refresh.embedding import Embedding
 from phr_refresh.statemachine.codec import decode
 from phr_refresh.statemachine.effects import Follow, ListDue, Load, Phase, Refresh, StatusReport

@@ -3,8 +3,8 @@
 from argparse import ArgumentTypeError
 
 from django.core.management.base import BaseCommand, CommandParser
-from phr_refresh.statemachine.outcomes import SweepReport
 
+from ....cli.views import sweep_lines
 from . import shown
 
 
@@ -21,16 +21,10 @@ class Command(BaseCommand):
 
     def handle(self, *, limit: int, json: bool, **_: object) -> None:
         """Print what was done."""
-        self.stdout.write(shown(lambda phr: phr.sweep(limit), _lines, json_wanted=json))
+        self.stdout.write(shown(lambda phr: phr.sweep(limit), sweep_lines, json_wanted=json))
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError("give a whole number from 1 on")
     return int(text)
-
-
-def _lines(report: SweepReport) -> list[str]:
-    return [
-        f"{report.due} due, {report.moved} moved, {report.conflicts} moved by others, {report.unreadable} unreadable"
-    ]
