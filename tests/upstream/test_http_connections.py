@@ -132,7 +132,7 @@ def test_a_connection_over_which_anything_unexpected_came_is_closed(wire, http, 
 
 def test_an_answer_that_is_too_long_takes_its_connection_with_it(wire, http):
     """What was not read of one answer is not read as the next."""
-    server = wire(answer(200, b"x" * 99), answer(200, b"y"))
+    server = wire(answer(200, b"x" * 200_000), answer(200, b"y"))
     client = http()
     bodies = [client.call("GET", server.url, headers={}, max_bytes=50).body for _ in range(2)]
     assert ([b"", b"y"], 3) == (bodies, len(server.threads))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import socket
 import ssl
 import threading
@@ -398,24 +397,11 @@ def test_connecting_for_too_long_is_not_sent(wire, monkeypatch):
     """A connection that took longer than all of connecting may take is closed unused."""
     server = wire(answer(200))
     ticks = iter([0.0, 99.0, 99.0])
-    monkeypatch.setattr("phr_refresh.adapters.upstream.http_connection.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("phr_refresh.adapters.upstream.http_client.monotonic", lambda: next(ticks))
     http = HttpClient(connect_seconds=1, read_seconds=1, pool_size=1, verify=True)
     assert NotSent("connect_timed_out") == http.call("GET", server.url, headers={}, max_bytes=10)
     http.close()
     assert [] == server.arrived
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_process_does_not_share_its_parents_connections(wire, monkeypatch):
-    """After a fork, the child talks over connections of its own."""
-    server = wire(answer(200))
-    http = HttpClient(connect_seconds=1, read_seconds=1, pool_size=1, verify=True)
-    http.call("GET", server.url, headers={}, max_bytes=10)
-    parent = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
-    outcome = http.call("GET", server.url, headers={}, max_bytes=10)
-    assert (200, 3) == (outcome.status, len(server.threads))
-    http.close()
 
 
 # What a status answer means.
