@@ -35,7 +35,9 @@ _LOGIN: Final = {"appId": "103", "userType": "PATIENT", "authParams": {"PATIENT_
 def whole(settings: MhvSettings, patients: list[Patient]) -> None:
     """Log each patient in, which opens a session and starts the refresh, and poll once: it has ended by then."""
     worker = InlineWorker()
-    with PhrRefresh(store=open_store("memory://"), upstream=MhvUpstream(settings), worker=worker, policy=_POLICY) as phr:
+    with PhrRefresh(
+        store=open_store("memory://"), upstream=MhvUpstream(settings), worker=worker, policy=_POLICY
+    ) as phr:
         for patient in patients:
             phr.login(patient)
         worker.run_later()
@@ -105,6 +107,11 @@ def _simulate(pipe: Connection) -> None:
         pipe.recv()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the costs."""
     for name, cost in measure(int(sys.argv[1]) if sys.argv[1:] else 200).items():
-        print(f"{cost:6.2f} ms  {name}")
+        print(f"{cost:6.2f} ms  {name}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

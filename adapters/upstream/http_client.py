@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import Retry, Timeout
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
@@ -307,9 +308,10 @@ class _Ways(HTTPAdapter):
         request = requests.Request("GET", origin).prepare()
         with requests.Session() as session:
             given = session.merge_environment_settings(origin, {}, True, self._verify, None)
-        pool = self.get_connection_with_tls_context(request, given["verify"], given["proxies"])
+        self._verify = cast(str | Literal[True], given["verify"])
+        pool: Any = self.get_connection_with_tls_context(request, self._verify, given["proxies"])
         pool.idle_seconds = self._idle_seconds
-        return cast(_Pool, pool), self.request_url(request, given["proxies"])
+        return pool, self.request_url(request, given["proxies"])
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
@@ -321,22 +323,22 @@ class _Ways(HTTPAdapter):
         _make_ours(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        is_known = proxy in self.proxy_manager
         if proxy.lower().startswith("https"):
             kwargs["proxy_ssl_context"] = _tls(self._verify)
         manager = super().proxy_manager_for(proxy, **kwargs, socket_options=_KEEP_ALIVE)
-        _make_ours(manager)
+        if not is_known:
+            _make_ours(manager)
         return manager
 
 
 def _make_ours(manager: Any) -> None:
-    manager.pool_classes_by_scheme = {
-        scheme: _ours(kind) for scheme, kind in manager.pool_classes_by_scheme.items()
-    }
+    manager.pool_classes_by_scheme = {scheme: _ours(kind) for scheme, kind in manager.pool_classes_by_scheme.items()}
 
 
 def _tls(verify: str | Literal[True]) -> ssl.SSLContext:
     context = create_urllib3_context()
-    bundle = requests.certs.where() if verify is True else verify
+    bundle = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
     is_folder = Path(bundle).is_dir()
     context.load_verify_locations(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
     return context

@@ -1,4 +1,4 @@
-"""Which connection a call goes over, and that one patient's answer is never another's: adapters/upstream/http_client.py."""
+"""Which connection a call goes over, and that no answer is another patient's: adapters/upstream/http_client.py."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import jwt
 import pytest
 from phr_refresh.adapters.session_creation.mhv import MhvSessions
 from phr_refresh.adapters.upstream import http_client
-from phr_refresh.adapters.upstream.http_client import HttpClient
+from phr_refresh.adapters.upstream.http_client import HttpClient, NotSent
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import SessionFailed, SessionOpened
 from phr_refresh.statemachine.patient import Patient
@@ -117,7 +117,10 @@ UNEXPECTED = {
     ),
     "another protocol": ([b"HTTP/1.1 101 Switching Protocols\r\n\r\n", session("ada")], "unreadable_answer"),
     "interim answers without an end": ([EARLY] * 999, "unreadable_answer"),
-    "lengths that differ": ([session("ada").replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n")], "unreadable_answer"),
+    "lengths that differ": (
+        [session("ada").replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n")],
+        "unreadable_answer",
+    ),
 }
 
 
@@ -175,6 +178,18 @@ def test_connections_are_kept_alive(wire, http, monkeypatch):
     monkeypatch.setattr(socket, "socket", Socket)
     http().call("GET", wire(answer(200)).url, headers={}, max_bytes=9)
     assert {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)} <= set(options)
+
+
+def test_one_proxy_leads_to_several_hosts(wire, http, monkeypatch):
+    """Through one proxy, the answers of several hosts come over one connection, behind interim ones as well."""
+    proxy = wire(sends(EARLY, session("ada")), sends(EARLY, session("bob")), sends(session("ada")), answer(403))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    client = http()
+    urls = ["http://one.example/a", "http://one.example/b", "http://two.example/c"]
+    assert [200] * 3 == [client.call("GET", url, headers={}, max_bytes=9).status for url in urls]
+    assert (urls, 2) == ([request.split(b" ")[1].decode() for request in proxy.arrived], len(proxy.threads))
+    assert NotSent("proxy_refused") == client.call("GET", "https://three.example/d", headers={}, max_bytes=9)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -1,6 +1,5 @@
 """Kick-off and status over real sockets: adapters/status_polling/phrmgr.py and adapters/http_client.py."""
 
-import json
 import logging
 import socket
 import ssl

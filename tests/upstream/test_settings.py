@@ -69,6 +69,7 @@ def test_every_variable_is_read(tmp_path):
         "EXTRACTS": "VPR, Allergy,",
         "CONNECT_TIMEOUT_SECONDS": "1.5",
         "READ_TIMEOUT_SECONDS": "7",
+        "IDLE_LIMIT_SECONDS": "0",
         "POOL_SIZE": "3",
         "CA_BUNDLE": str(tmp_path),
         "USER_AGENT": "portal/1",
@@ -87,6 +88,7 @@ def test_every_variable_is_read(tmp_path):
         wanted=("VPR", "Allergy"),
         connect_timeout=timedelta(seconds=1.5),
         read_timeout=timedelta(seconds=7),
+        idle_limit=timedelta(0),
         pool_size=3,
         verify=str(tmp_path),
         user_agent="portal/1",
@@ -250,7 +252,8 @@ def test_settings_import_no_http_library():
     import subprocess
 
     program = (
-        "import sys, phr_refresh.adapters.upstream.settings; print(sorted({'requests', 'boto3', 'jwt'} & set(sys.modules)))"
+        "import sys, phr_refresh.adapters.upstream.settings; "
+        "print(sorted({'requests', 'boto3', 'jwt'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()
