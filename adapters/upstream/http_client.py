@@ -254,6 +254,23 @@ class _Response(HTTPResponse):
 class _Connection(HTTPConnection):
     response_class = _Response
     used_at = 0.0
+    _parts: list[bytes] | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        # Head and body leave as one message: two cost a tenth of a call more, and two records over TLS.
+        self._parts = []
+        try:
+            super().request(*args, **kwargs)
+            request = b"".join(self._parts)
+        finally:
+            self._parts = None
+        self.send(request)
+
+    def send(self, data: Any) -> None:
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
 
     def connect(self) -> None:
         began, limit = monotonic(), self.timeout

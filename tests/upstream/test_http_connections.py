@@ -166,18 +166,25 @@ def test_a_connection_that_was_idle_too_long_is_not_used_again(wire, http, monke
     assert (2, connections) == (len(server.arrived), len(server.threads) - 1)
 
 
-def test_connections_are_kept_alive(wire, http, monkeypatch):
-    """TCP keep-alive is on, so that a peer that has gone is noticed; and nothing waits for more to send."""
-    options = []
+def test_a_request_leaves_as_one_message_over_a_connection_that_is_kept_alive(wire, http, monkeypatch):
+    """TCP keep-alive is on, so that a peer that has gone is noticed; head and body leave together, and at once."""
+    options, sent = [], []
+    address = wire(answer(200)).url.removeprefix("http://")
 
     class Socket(socket.socket):
         def setsockopt(self, *option):
             options.append(option)
             super().setsockopt(*option)
 
+        def sendall(self, data):
+            sent.append(data)
+            super().sendall(data)
+
     monkeypatch.setattr(socket, "socket", Socket)
-    http().call("GET", wire(answer(200)).url, headers={}, max_bytes=9)
+    http().call("POST", f"http://{address}/", headers={}, body={"a": 1}, max_bytes=9)
     assert {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)} <= set(options)
+    ours = [data for data in sent if not data.startswith(b"HTTP/1.1 200")]
+    assert [(b"POST ", b'{"a":1}')] == [(data[:5], data[-7:]) for data in ours]
 
 
 def test_one_proxy_leads_to_several_hosts(wire, http, monkeypatch):
