@@ -90,15 +90,19 @@ def judge(
     An answer of the wrong shape, where it concerns wanted extracts, proves nothing: `unreadable_answer`. Never raises.
     """
     try:
-        answer = convert(body, _Answer)
-        wanted_rows = [row for row in answer.rows if isinstance(row, dict) and row.get("extract") in wanted]
-        rows = convert(wanted_rows, list[_Row])
+        retrieved, rows = _read(body, wanted)
     except ValidationError:
         return _UNREADABLE
-    clock = _clock(answer.retrieved, question, grace=grace, tolerance=tolerance)
+    clock = _clock(retrieved, question, grace=grace, tolerance=tolerance)
     extracts = tuple(_progress(name, [row for row in rows if row.extract == name], clock) for name in wanted)
     ended_at = _ended_at(rows, clock, question) if _phase(extracts) is Phase.COMPLETE else None
     return StatusReport(_phase(extracts), extracts, as_of=_as_of(extracts), ended_at=ended_at)
+
+
+def _read(body: Mapping[str, object], wanted: Sequence[str]) -> tuple[Instant, list[_Row]]:
+    answer = convert(body, _Answer)
+    rows = [row for row in answer.rows if isinstance(row, dict) and row.get("extract") in wanted]
+    return answer.retrieved, convert(rows, list[_Row])
 
 
 def _as_of(extracts: Sequence[ExtractProgress]) -> Instant | None:
