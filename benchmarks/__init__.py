@@ -4,5 +4,5 @@
 is the median of their ratios to the floor, with the quartiles, and never an absolute time alone. See `running` for how
 it is timed, `works` for what is timed, `contestants` for by whom.
 
-Programs of their own: `python -m benchmarks.scale`, `...size`.
+Programs of their own: `python -m benchmarks.scale`, `...size`, `...login_cost`.
 """

@@ -25,20 +25,22 @@ class MhvSessions:
     def __init__(self, settings: MhvSettings, http: HttpClient) -> None:
         self._settings = settings
         self._http = http
+        path = "/mhvapi/security/v1/login" if settings.legacy_paths else "/v1/security/login"
+        self._url, self._headers = f"{settings.base_url}{path}", settings.common_headers()
+        self._body = {
+            "appId": settings.app_id,
+            "appToken": settings.app_token,
+            "userType": "PATIENT",
+            "authParams": {"PATIENT_SUBJECT_ID_TYPE": "ICN"},
+        }
 
     def open_session(self, patient: Patient) -> SessionOpened | SessionFailed:
         """Log the patient in, once. Nothing here keeps a second login of theirs away: the flows do (rule R2)."""
         outcome = self._http.call(
             "POST",
-            self._url(),
-            headers=self._settings.common_headers(),
-            body={
-                "appId": self._settings.app_id,
-                "appToken": self._settings.app_token,
-                "subject": patient.icn,
-                "userType": "PATIENT",
-                "authParams": {"PATIENT_SUBJECT_ID_TYPE": "ICN"},
-            },
+            self._url,
+            headers=self._headers,
+            body=self._body | {"subject": patient.icn},
             max_bytes=self._settings.max_answer_bytes,
         )
         match outcome:
@@ -50,10 +52,6 @@ class MhvSessions:
                 # The token came in the header: a body that cannot be read takes nothing from it.
                 return self._opened(_bearer(outcome.headers))
         assert_never(outcome)
-
-    def _url(self) -> str:
-        path = "/mhvapi/security/v1/login" if self._settings.legacy_paths else "/v1/security/login"
-        return f"{self._settings.base_url}{path}"
 
     def _opened(self, token: str) -> SessionOpened | SessionFailed:
         claims = _claims(token)

@@ -3,8 +3,9 @@
 import secrets
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 from ...statemachine.policy import Instant
@@ -41,11 +42,6 @@ class CallLog:
         # Random per simulator: a pseudonym in a report cannot be traced back by hashing all ICNs.
         self._key = secrets.token_bytes(16)
         self._calls: list[Call] = []
-        self._totals: Counter[str] = Counter()
-        self._per_patient: dict[str, Counter[str]] = {}
-        self._last_refresh: dict[str, Instant] = {}
-        self._duplicate_refreshes = 0
-        self._simultaneous_logins = 0
 
     def pseudonym(self, icn: str) -> str:
         """What the log calls this patient: 12 characters, another one in each simulator."""
@@ -55,47 +51,38 @@ class CallLog:
         """Count a call that has been received in full. Returns its order."""
         patient = None if icn is None else self.pseudonym(icn)
         with self._lock:
-            order = len(self._calls) + 1
-            self._calls.append(Call(order, at, endpoint.value, patient))
-            self._totals[endpoint.value] += 1
-            if patient is not None:
-                self._per_patient.setdefault(patient, Counter())[endpoint.value] += 1
-                if endpoint == Endpoint.REFRESH:
-                    self._note_refresh(patient, at)
-            return order
-
-    def _note_refresh(self, patient: str, at: Instant) -> None:
-        previous = self._last_refresh.get(patient)
-        if previous is not None and at - previous < self._window_ms:
-            self._duplicate_refreshes += 1
-        self._last_refresh[patient] = at
+            self._calls.append(Call(len(self._calls) + 1, at, endpoint.value, patient))
+            return len(self._calls)
 
     def ended(self, order: int, outcome: str, *, fault: str | None) -> None:
         """Note how a call ended. Done before its answer is sent, so that whoever has the answer finds it here."""
         with self._lock:
             self._calls[order - 1] = replace(self._calls[order - 1], outcome=outcome, fault=fault)
-            if outcome == SIMULTANEOUS:
-                self._simultaneous_logins += 1
-
-    def summary(self) -> dict[str, Any]:
-        """The counts: `totals`, `simultaneous_logins`, `duplicate_refreshes`, and `patients` by pseudonym."""
-        with self._lock:
-            return {
-                "totals": _by_endpoint(self._totals),
-                "simultaneous_logins": self._simultaneous_logins,
-                "duplicate_refreshes": self._duplicate_refreshes,
-                "patients": {patient: _by_endpoint(counts) for patient, counts in self._per_patient.items()},
-            }
 
     def history(self) -> list[Call]:
         """Every call so far, in order of arrival."""
         with self._lock:
             return list(self._calls)
 
-    def history_json(self) -> list[dict[str, Any]]:
-        """The same as plain objects."""
-        return [asdict(call) for call in self.history()]
+    def summary(self) -> dict[str, Any]:
+        """The counts: `totals`, `simultaneous_logins`, `duplicate_refreshes`, and `patients` by pseudonym."""
+        calls = self.history()
+        patients: dict[str, list[Call]] = {}
+        for call in calls:
+            if call.patient is not None:
+                patients.setdefault(call.patient, []).append(call)
+        return {
+            "totals": _by_endpoint(calls),
+            "simultaneous_logins": sum(call.outcome == SIMULTANEOUS for call in calls),
+            "duplicate_refreshes": sum(map(self._duplicate_refreshes, patients.values())),
+            "patients": {patient: _by_endpoint(own) for patient, own in patients.items()},
+        }
+
+    def _duplicate_refreshes(self, calls: list[Call]) -> int:
+        kick_offs = [call.arrived_at for call in calls if call.endpoint == Endpoint.REFRESH]
+        return sum(later - earlier < self._window_ms for earlier, later in pairwise(kick_offs))
 
 
-def _by_endpoint(counts: Counter[str]) -> dict[str, int]:
+def _by_endpoint(calls: list[Call]) -> dict[str, int]:
+    counts = Counter(call.endpoint for call in calls)
     return {endpoint.value: counts[endpoint.value] for endpoint in Endpoint}

@@ -1,8 +1,8 @@
 """What can be made to go wrong, one frozen value per fault, and the script that says when."""
 
 import threading
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
@@ -60,6 +60,50 @@ _REACHES_IF_TOLD: Final = {FaultKind.HANG, FaultKind.HTTP_ERROR, FaultKind.GARBA
 _INSTEAD_OF_THE_ANSWER: Final = _NEVER_REACHES | _REACHES_IF_TOLD | {FaultKind.LOST_ANSWER}
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_duration(value: Any) -> bool:
+    return (_is_integer(value) or isinstance(value, float)) and 0 <= value < threading.TIMEOUT_MAX
+
+
+def _are_extracts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(name in EXTRACTS for name in value)
+
+
+# The fields of a fault: what each may hold, what is wrong otherwise, and what to do about it.
+_RULES: Final[Sequence[tuple[str, Callable[[Any], bool], str, str]]] = (
+    ("icn", _is_text, "it is not a text", "give an ICN, or leave it out"),
+    (
+        "times",
+        lambda times: times is None or (_is_integer(times) and times > 0),
+        "it is not a positive integer",
+        "give 1 or more, or leave it out",
+    ),
+    ("seconds", _is_duration, "it is not a duration", "give 0 or more seconds"),
+    (
+        "status",
+        lambda status: _is_integer(status) and 400 <= status <= 599,
+        "it is no error",
+        "give one from 400 to 599",
+    ),
+    (
+        "retry_after",
+        lambda value: _is_text(value) or _is_integer(value),
+        "it is neither a text nor an integer",
+        "give the header's value",
+    ),
+    ("body", _is_text, "it is not a text", "give the body as one text"),
+    ("processed", lambda value: isinstance(value, bool), "it is not a boolean", "give true or false"),
+    ("extracts", _are_extracts, "it is not a list of known extracts", f"choose from {', '.join(EXTRACTS)}"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that goes wrong at `endpoint`. Plain names ("login", "hang") do for `endpoint` and `kind`.
@@ -84,34 +128,9 @@ class Fault:
     def __post_init__(self) -> None:
         object.__setattr__(self, "endpoint", _member(Endpoint, "endpoint", self.endpoint))
         object.__setattr__(self, "kind", _member(FaultKind, "kind", self.kind))
-        _check(self.icn is None or isinstance(self.icn, str), "icn", "it is not a text", "give an ICN, or leave it out")
-        _check(
-            self.times is None or (_is_integer(self.times) and self.times > 0),
-            "times",
-            "it is not a positive integer",
-            "give 1 or more, or leave it out",
-        )
-        _check(_is_duration(self.seconds), "seconds", "it is not a duration", "give 0 or more seconds")
-        _check(
-            _is_integer(self.status) and 400 <= self.status <= 599,
-            "status",
-            "it is no error",
-            "give one from 400 to 599",
-        )
-        _check(
-            self.retry_after is None or isinstance(self.retry_after, str) or _is_integer(self.retry_after),
-            "retry_after",
-            "it is neither a text nor an integer",
-            "give the header's value",
-        )
-        _check(self.body is None or isinstance(self.body, str), "body", "it is not a text", "give the body as one text")
-        _check(isinstance(self.processed, bool), "processed", "it is not a boolean", "give true or false")
-        self._check_extracts()
-        self._check_combination()
-
-    def _check_extracts(self) -> None:
-        listed = isinstance(self.extracts, list | tuple) and all(name in EXTRACTS for name in self.extracts)
-        _check(listed, "extracts", "it is not a list of known extracts", f"choose from {', '.join(EXTRACTS)}")
+        values = asdict(self)
+        for name, is_right, problem, remedy in _RULES:
+            _check(is_right(values[name]), name, problem, remedy)
         object.__setattr__(self, "extracts", tuple(self.extracts))
         _check(
             bool(self.extracts) == (self.kind == FaultKind.PARTIAL_FAILURE),
@@ -119,16 +138,11 @@ class Fault:
             "it goes with partial_failure, and partial_failure with it",
             "name the extracts that fail, or use another kind",
         )
-
-    def _check_combination(self) -> None:
         home = _ONLY_AT.get(self.kind, self.endpoint)
         _check(self.endpoint == home, "kind", f"{self.kind} happens at {home} only", f"set endpoint to {home}")
-        _check(
-            not self.processed or self.kind in _REACHES_IF_TOLD,
-            "processed",
-            f"it does not go with {self.kind}",
-            f"use it with {', '.join(sorted(_REACHES_IF_TOLD))}",
-        )
+        goes = not self.processed or self.kind in _REACHES_IF_TOLD
+        told = ", ".join(sorted(_REACHES_IF_TOLD))
+        _check(goes, "processed", f"it does not go with {self.kind}", f"use it with {told}")
 
     @classmethod
     def from_json(cls, data: object) -> "Fault":
@@ -162,18 +176,9 @@ def _member(kinds: type[StrEnum], name: str, value: str) -> StrEnum:
     return kinds(value)
 
 
-def _check(holds: bool, *sentence: str) -> None:
+def _check(holds: bool, name: str, problem: str, remedy: str) -> None:
     if not holds:
-        name, problem, remedy = sentence
         raise ConfigurationError(f"Fault.{name}", problem, remedy)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_duration(value: Any) -> bool:
-    return (_is_integer(value) or isinstance(value, float)) and 0 <= value < threading.TIMEOUT_MAX
 
 
 class FaultScript:

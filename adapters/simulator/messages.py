@@ -38,20 +38,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """No answer: the connection is reset."""
+class Silence:
+    """No answer: the connection is reset, or stays open until one side gives up."""
 
     outcome: str
+    is_reset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """No answer: the connection stays open until one side gives up."""
-
-    outcome: str = "hung"
-
-
-Reply = Answer | Dropped | Held
+Reply = Answer | Silence
 
 
 def json_answer(status: int, value: Any, *, headers: Mapping[str, str] | None = None, label: str = "") -> Answer:

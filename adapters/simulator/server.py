@@ -10,7 +10,7 @@ from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .messages import Answer, Dropped, Held, Reply, Request
+from .messages import Answer, Reply, Request, Silence
 
 _LARGEST_BODY = 1 << 20
 _LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -74,9 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         match self.server.reply(request):
             case Answer() as answer:
                 self._send(answer)
-            case Dropped():
+            case Silence(is_reset=True):
                 self._reset()
-            case Held():
+            case Silence():
                 self._hold()
 
     do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = _serve

@@ -6,6 +6,9 @@ about an earlier refresh only by its times.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, ValidationError, convert, field
 
 from ...statemachine.effects import AskStatus, CouldNotAsk, Phase, StatusReport
 from ...statemachine.policy import Instant
@@ -16,15 +19,29 @@ _END_OF_CALENDAR = 253_402_300_800_000  # the year 10000, which datetime cannot 
 _WORST_FIRST = (ExtractState.IN_PROGRESS, ExtractState.FAILED, ExtractState.CURRENT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
+#: A clock reads neither 0 nor beyond the calendar.
+_Time = Annotated[int, Meta(gt=0, lt=_END_OF_CALENDAR)]
+
+
+class _Answer(Struct, frozen=True):
+    """What is read of a status answer. Rows of extracts that nobody wants may hold anything."""
+
+    retrieved: _Time = field(name="retrievedDate")
+    rows: list[Any] = field(name="facilityExtractStatusList")
+
+
+class _Row(Struct, frozen=True):
     """One station's load of one extract. The row's error text and ICN are never taken in."""
 
     extract: str
-    requested: Instant | None
-    completed: Instant | None
-    succeeded: Instant | None
-    is_error: bool
+    requested: _Time | None = field(default=None, name="lastRequested")
+    completed: _Time | None = field(default=None, name="lastCompleted")
+    succeeded: _Time | None = field(default=None, name="lastSuccessfulCompleted")
+    load_status: str | None = field(default=None, name="loadStatus")
+
+    @property
+    def is_error(self) -> bool:
+        return self.load_status is not None and self.load_status.strip().upper() == "ERROR"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +55,6 @@ class _Clock:
     ours_from: Instant
     ours_until: Instant
     settles: bool
-
-
-class _Malformed(Exception):
-    pass
 
 
 def judge(
@@ -77,13 +90,19 @@ def judge(
     An answer of the wrong shape, where it concerns wanted extracts, proves nothing: `unreadable_answer`. Never raises.
     """
     try:
-        rows = [_row(item) for item in _wanted_items(body, wanted)]
-        clock = _clock(_instant(body, "retrievedDate"), question, grace=grace, tolerance=tolerance)
-    except _Malformed:
+        retrieved, rows = _read(body, wanted)
+    except ValidationError:
         return _UNREADABLE
+    clock = _clock(retrieved, question, grace=grace, tolerance=tolerance)
     extracts = tuple(_progress(name, [row for row in rows if row.extract == name], clock) for name in wanted)
     ended_at = _ended_at(rows, clock, question) if _phase(extracts) is Phase.COMPLETE else None
     return StatusReport(_phase(extracts), extracts, as_of=_as_of(extracts), ended_at=ended_at)
+
+
+def _read(body: Mapping[str, object], wanted: Sequence[str]) -> tuple[Instant, list[_Row]]:
+    answer = convert(body, _Answer)
+    rows = [row for row in answer.rows if isinstance(row, dict) and row.get("extract") in wanted]
+    return answer.retrieved, convert(rows, list[_Row])
 
 
 def _as_of(extracts: Sequence[ExtractProgress]) -> Instant | None:
@@ -108,9 +127,7 @@ def _phase(extracts: Sequence[ExtractProgress]) -> Phase:
     return Phase.COMPLETE if ExtractState.CURRENT in states else Phase.FAILED
 
 
-def _clock(retrieved: Instant | None, question: AskStatus, *, grace: int, tolerance: int) -> _Clock:
-    if retrieved is None:
-        raise _Malformed
+def _clock(retrieved: Instant, question: AskStatus, *, grace: int, tolerance: int) -> _Clock:
     answered, ahead = question.answered_at, retrieved - question.asked_at
     return _Clock(
         ahead=ahead,
@@ -149,36 +166,3 @@ def _if_ours(ended: Instant, clock: _Clock, state: ExtractState) -> ExtractState
     # A time later than the server's own present proves nothing either: it would pass for every refresh to come.
     is_ours = clock.ours_from <= ended <= clock.ours_until
     return state if is_ours or clock.settles else ExtractState.IN_PROGRESS
-
-
-# Reading what anybody may have sent.
-
-
-def _wanted_items(body: Mapping[str, object], wanted: Sequence[str]) -> list[Mapping[str, object]]:
-    items = body.get("facilityExtractStatusList")
-    if not isinstance(items, list):
-        raise _Malformed
-    return [item for item in items if isinstance(item, dict) and item.get("extract") in wanted]
-
-
-def _row(item: Mapping[str, object]) -> _Row:
-    load_status = item.get("loadStatus")
-    if not isinstance(load_status, str | None):
-        raise _Malformed
-    return _Row(
-        extract=str(item["extract"]),
-        requested=_instant(item, "lastRequested"),
-        completed=_instant(item, "lastCompleted"),
-        succeeded=_instant(item, "lastSuccessfulCompleted"),
-        is_error=load_status is not None and load_status.strip().upper() == "ERROR",
-    )
-
-
-def _instant(item: Mapping[str, object], name: str) -> Instant | None:
-    value = item.get(name)
-    if value is None:
-        return None
-    # `type`, not isinstance: True is an int to Python. A clock reads neither 0 nor beyond the calendar.
-    if type(value) is not int or not 0 < value < _END_OF_CALENDAR:
-        raise _Malformed
-    return value

@@ -1,8 +1,7 @@
 """The refresh service of the upstream: one kick-off, one status question (UPSTREAM, sections 1 and 2)."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, assert_never
+from typing import assert_never
 from urllib.parse import quote
 
 from ...statemachine.effects import (
@@ -33,6 +32,9 @@ class PhrManager:
     def __init__(self, settings: MhvSettings, http: HttpClient) -> None:
         self._settings = settings
         self._http = http
+        prefix = "/mhvapi" if settings.legacy_paths else ""
+        self._url = f"{settings.phrmgr_url}{prefix}/v2/phrmgr"
+        self._headers = settings.common_headers() | {"X-Authorization-Key": settings.authorization_key}
 
     def start_refresh(self, patient: Patient) -> KickOffAnswer:
         """Send the kick-off, once, whatever comes of it.
@@ -43,8 +45,8 @@ class PhrManager:
         """
         outcome = self._http.call(
             "POST",
-            self._url("refresh", patient),
-            headers=self._headers(),
+            f"{self._url}/refresh/{quote(patient.icn, safe='')}",
+            headers=self._headers,
             body={},
             max_bytes=self._settings.max_answer_bytes,
         )
@@ -61,8 +63,8 @@ class PhrManager:
         """Ask once how the refresh stands, and judge the answer in the dialect of the settings."""
         outcome = self._http.call(
             "GET",
-            self._url("status", question.patient),
-            headers=self._headers(),
+            f"{self._url}/status/{quote(question.patient.icn, safe='')}",
+            headers=self._headers,
             max_bytes=self._settings.max_answer_bytes,
         )
         match outcome:
@@ -87,13 +89,6 @@ class PhrManager:
             grace=milliseconds(self._settings.throttle_grace),
             tolerance=milliseconds(self._settings.clock_tolerance),
         )
-
-    def _url(self, verb: Literal["refresh", "status"], patient: Patient) -> str:
-        prefix = "/mhvapi" if self._settings.legacy_paths else ""
-        return f"{self._settings.phrmgr_url}{prefix}/v2/phrmgr/{verb}/{quote(patient.icn, safe='')}"
-
-    def _headers(self) -> Mapping[str, str]:
-        return self._settings.common_headers() | {"X-Authorization-Key": self._settings.authorization_key}
 
 
 def _kick_off_answer(answer: Answer) -> KickOffAnswer:

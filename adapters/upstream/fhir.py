@@ -21,6 +21,8 @@ class FhirClient:
     def __init__(self, settings: MhvSettings, http: HttpClient) -> None:
         self._settings = settings
         self._http = http
+        asked_for = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
+        self._headers = settings.common_headers() | asked_for
 
     def read(self, kind: str, token: SessionToken) -> RecordsAnswer:
         """The records of one `kind` in `MhvSettings.records`, past the server's cache (which is up to 60 s old).
@@ -56,9 +58,7 @@ class FhirClient:
         outcome = self._http.call(
             "GET",
             f"{self._settings.fhir_url}/{resource}?{urlencode(query)}",
-            headers=self._settings.common_headers()
-            | token.headers()
-            | {"Accept": "application/fhir+json", "Cache-Control": "no-cache"},
+            headers=self._headers | token.headers(),
             max_bytes=self._settings.max_bundle_bytes,
         )
         match outcome:

@@ -27,6 +27,7 @@ class MhvClient:
         self._http = HttpClient(
             connect_seconds=settings.connect_timeout.total_seconds(),
             read_seconds=settings.read_timeout.total_seconds(),
+            idle_seconds=settings.idle_limit.total_seconds(),
             pool_size=settings.pool_size,
             verify=settings.verify,
         )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from ...statemachine.errors import ConfigurationError
@@ -19,30 +18,31 @@ StatusDialect = Literal["extracts", "http-code"]
 #: The extracts that the portal's records pages show.
 DEFAULT_WANTED = ("Allergy", "ImagingStudy", "VPR", "ChemistryHematology")
 
-# field of MhvSettings -> environment variable
-_VARIABLES = {
-    "base_url": "PHR_REFRESH_MHV_URL",
-    "phrmgr_url": "PHR_REFRESH_PHRMGR_URL",
-    "fhir_url": "PHR_REFRESH_FHIR_URL",
-    "app_id": "PHR_REFRESH_APP_ID",
-    "app_token": "PHR_REFRESH_APP_TOKEN",
-    "authorization_key": "PHR_REFRESH_AUTHORIZATION_KEY",
-    "api_key": "PHR_REFRESH_API_KEY",
-    "legacy_paths": "PHR_REFRESH_LEGACY_PATHS",
-    "dialect": "PHR_REFRESH_DIALECT",
-    "wanted": "PHR_REFRESH_EXTRACTS",
-    "connect_timeout": "PHR_REFRESH_CONNECT_TIMEOUT_SECONDS",
-    "read_timeout": "PHR_REFRESH_READ_TIMEOUT_SECONDS",
-    "pool_size": "PHR_REFRESH_POOL_SIZE",
-    "verify": "PHR_REFRESH_CA_BUNDLE",
-    "user_agent": "PHR_REFRESH_USER_AGENT",
-    "concurrency": "PHR_REFRESH_CONCURRENCY",
-    "guard_failures": "PHR_REFRESH_GUARD_FAILURES",
-    "guard_open_for": "PHR_REFRESH_GUARD_OPEN_SECONDS",
+# Fields of MhvSettings whose environment variable is not PHR_REFRESH_ and their own name; see `_variable`.
+_OTHER_NAMES = {
+    "base_url": "MHV_URL",
+    "wanted": "EXTRACTS",
+    "verify": "CA_BUNDLE",
+    "guard_open_for": "GUARD_OPEN_SECONDS",
 }
-_REQUIRED = ("base_url", "app_token", "authorization_key")
+_MAY_BE_ZERO = ("idle_limit", "throttle_grace", "clock_tolerance", "token_early_expiry")
 _LONGEST = timedelta(days=1)
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+# The type of a field -> how a variable's text is read, and what to say where it cannot be.
+_READERS: Mapping[Any, tuple[Callable[[str], object], str, str]] = {
+    "bool": (lambda text: _FLAGS[text.lower()], "it is neither true nor false", 'give "true" or "false"'),
+    "int": (int, "it is not a whole number", "give a number such as 10"),
+    "timedelta": (
+        lambda text: timedelta(seconds=float(text)),
+        "it is not a number of seconds",
+        "give a number such as 5",
+    ),
+    "tuple[str, ...]": (lambda text: tuple(part.strip() for part in text.split(",") if part.strip()), "", ""),
+}
+
+#: What is wrong and what to do about it; None where nothing is.
+_Wrong = tuple[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,8 @@ class MhvSettings:
     #: For each attempt to connect, and for the whole answer.
     connect_timeout: timedelta = timedelta(seconds=5)
     read_timeout: timedelta = timedelta(seconds=15)
+    #: A connection that was idle for longer is not used again: a firewall may have forgotten it without a word.
+    idle_limit: timedelta = timedelta(seconds=5)
     pool_size: int = 10
     #: Calls at once, of one process; a patient whose call finds no room is deferred (`guard.GuardedUpstream`).
     concurrency: int = 20
@@ -92,42 +94,30 @@ class MhvSettings:
     max_bundle_bytes: int = 16_777_216
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base_url", _checked_url("base_url", self.base_url))
-        object.__setattr__(self, "phrmgr_url", _checked_url("phrmgr_url", self.phrmgr_url or self.base_url))
-        object.__setattr__(self, "fhir_url", self.fhir_url and _checked_url("fhir_url", self.fhir_url))
-        _check_header_value("app_token", self.app_token)
-        _check_header_value("authorization_key", self.authorization_key)
-        _check_header_value("app_id", self.app_id)
-        _check_header_value("user_agent", self.user_agent)
-        if self.api_key:
-            _check_header_value("api_key", self.api_key)
-        for name, duration in (("connect_timeout", self.connect_timeout), ("read_timeout", self.read_timeout)):
-            _check_duration(name, duration, least=timedelta(milliseconds=1))
-        for name, duration in (
-            ("throttle_grace", self.throttle_grace),
-            ("clock_tolerance", self.clock_tolerance),
-            ("token_early_expiry", self.token_early_expiry),
-        ):
-            _check_duration(name, duration, least=timedelta(0))
-        _check_duration("guard_open_for", self.guard_open_for, least=timedelta(milliseconds=1))
-        _check_count("concurrency", self.concurrency)
-        _check_count("guard_failures", self.guard_failures)
-        _check_count("pool_size", self.pool_size)
-        _check_count("max_answer_bytes", self.max_answer_bytes)
-        _check_count("max_bundle_bytes", self.max_bundle_bytes)
-        self._check_choices()
+        values = asdict(self)
+        for item in fields(self):
+            wrong = _wrong(item, values[item.name])
+            if wrong is not None:
+                raise ConfigurationError(_label(item), *wrong)
+        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        object.__setattr__(self, "phrmgr_url", self.phrmgr_url.rstrip("/") or self.base_url)
+        object.__setattr__(self, "fhir_url", self.fhir_url.rstrip("/"))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> MhvSettings:
         """The settings by the variables PHR_REFRESH_*; unset or blank ones keep their defaults.
 
+        A variable is called as its field, with `_SECONDS` behind a duration; those in `_OTHER_NAMES` are not.
         A secret is the value itself, `file:/path`, or `ssm:/name/of/parameter` (AWS Parameter Store, extra `aws`).
         """
-        given = {name: environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
-        for name in _REQUIRED:
-            if not given[name]:
-                raise _wrong(name, "it is not set", f"set the environment variable {_VARIABLES[name]}")
-        values: dict[str, Any] = {name: _parsed(name, text) for name, text in given.items() if text}
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            variable = _variable(item)
+            text = environ.get(variable, "").strip()
+            if text:
+                values[item.name] = _read(item, text)
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise ConfigurationError(_label(item), "it is not set", f"set the environment variable {variable}")
         return cls(**values)
 
     def secrets(self) -> tuple[str, ...]:
@@ -139,59 +129,60 @@ class MhvSettings:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": self.user_agent}
         return headers | {"x-api-key": self.api_key} if self.api_key else headers
 
-    def _check_choices(self) -> None:
-        if self.dialect not in ("extracts", "http-code"):
-            raise _wrong("dialect", "it is unknown", 'give "extracts" or "http-code"')
-        names = self.wanted
-        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
-            raise _wrong("wanted", "it names no extract", "give at least one name, such as VPR")
-        if len(set(names)) < len(names):
-            raise _wrong("wanted", "it names an extract twice", "name each one once")
+
+def _variable(item: Field[Any]) -> str:
+    """The environment variable of a field; empty for what no text can give."""
+    seconds = "_SECONDS" if item.type == "timedelta" else ""
+    return "" if item.name == "records" else f"PHR_REFRESH_{_OTHER_NAMES.get(item.name, item.name.upper() + seconds)}"
+
+
+def _label(item: Field[Any]) -> str:
+    variable = _variable(item)
+    return f"MhvSettings.{item.name} ({variable})" if variable else f"MhvSettings.{item.name}"
+
+
+def _read(item: Field[Any], text: str) -> object:
+    """The value that a variable's `text` stands for. What `repr` does not show is a secret."""
+    if not item.repr:
+        return read_secret(_label(item), text)
+    read, problem, remedy = _READERS.get(item.type, (str, "", ""))
+    try:
+        return read(text)
+    except (ValueError, OverflowError, KeyError):
+        raise ConfigurationError(_label(item), problem, remedy) from None
+
+
+def _wrong(item: Field[Any], value: Any) -> _Wrong:
+    """Each type of field has its rule, whether the program or the environment gave `value`. A default "" may stay."""
+    match item.type:
+        case "str" if value != "" or item.default != "":
+            return _wrong_url(value) if item.name.endswith("_url") else _wrong_header(value)
+        case "int" if type(value) is not int or value < 1:
+            return "it is not a positive whole number", "give at least 1"
+        case "timedelta":
+            least = timedelta(milliseconds=item.name not in _MAY_BE_ZERO)
+            if not isinstance(value, timedelta) or not least <= value <= _LONGEST:
+                return "it is no duration, too short or longer than a day", "give a datetime.timedelta"
+        case "StatusDialect" if value not in get_args(StatusDialect):
+            return "it is unknown", 'give "extracts" or "http-code"'
+        case "tuple[str, ...]":
+            if not isinstance(value, tuple) or not value or not all(isinstance(name, str) and name for name in value):
+                return "it names no extract", "give at least one name, such as VPR"
+            if len(set(value)) < len(value):
+                return "it names an extract twice", "name each one once"
         # An empty text would mean False to requests, and to pathlib the folder that exists.
-        is_bundle = isinstance(self.verify, str) and self.verify != "" and Path(self.verify).exists()
-        if self.verify is not True and not is_bundle:
-            raise _wrong("verify", "it is not the path of a CA bundle", "give an existing path, or leave it unset")
+        case "str | Literal[True]" if value is not True:
+            if not isinstance(value, str) or value == "" or not Path(value).exists():
+                return "it is not the path of a CA bundle", "give an existing path, or leave it unset"
+    return None
 
 
-def _parsed(name: str, text: str) -> object:
-    """The value that the environment variable of the field `name` stands for."""
-    match name:
-        case "app_token" | "authorization_key" | "api_key":
-            return read_secret(_label(name), text)
-        case "legacy_paths":
-            if text.lower() not in _FLAGS:
-                raise _wrong(name, "it is neither true nor false", 'give "true" or "false"')
-            return _FLAGS[text.lower()]
-        case "wanted":
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        case "connect_timeout" | "read_timeout" | "guard_open_for":
-            try:
-                return timedelta(seconds=float(text))
-            except (ValueError, OverflowError):
-                raise _wrong(name, "it is not a number of seconds", "give a number such as 5") from None
-        case "pool_size" | "concurrency" | "guard_failures":
-            if not re.fullmatch("[0-9]{1,6}", text):
-                raise _wrong(name, "it is not a whole number", "give a number such as 10")
-            return int(text)
-    return text
-
-
-def _label(name: str) -> str:
-    return f"MhvSettings.{name} ({_VARIABLES[name]})" if name in _VARIABLES else f"MhvSettings.{name}"
-
-
-def _wrong(name: str, problem: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError(_label(name), problem, remedy)
-
-
-def _checked_url(name: str, url: str) -> str:
+def _wrong_url(url: Any) -> _Wrong:
     problem = _url_problem(url)
-    if problem:
-        raise _wrong(name, problem, "give an address such as https://host.example or https://host.example/base")
-    return url.rstrip("/")
+    return (problem, "give an address such as https://host.example or https://host.example/base") if problem else None
 
 
-def _url_problem(url: object) -> str:
+def _url_problem(url: Any) -> str:
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
         return "it holds characters that no URL has"
     try:
@@ -205,24 +196,13 @@ def _url_problem(url: object) -> str:
         return "it names no host, or port 0"
     if "@" in parts.netloc:
         return "it holds credentials"
-    if "?" in url or "#" in url:
-        return "it holds a query or a fragment"
-    return ""
+    return "it holds a query or a fragment" if "?" in url or "#" in url else ""
 
 
-def _check_header_value(name: str, value: object) -> None:
-    # requests would name the value in its own complaint about it.
+def _wrong_header(value: Any) -> _Wrong:
+    # Who sends it would name the value in its own complaint about it.
     if not isinstance(value, str) or not value:
-        raise _wrong(name, "it is empty", "give its value")
+        return "it is empty", "give its value"
     if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise _wrong(name, "it holds characters that no HTTP header can carry", "give printable ASCII text")
-
-
-def _check_duration(name: str, duration: object, *, least: timedelta) -> None:
-    if not isinstance(duration, timedelta) or not least <= duration <= _LONGEST:
-        raise _wrong(name, "it is no duration, too short or longer than a day", "give a datetime.timedelta")
-
-
-def _check_count(name: str, count: object) -> None:
-    if type(count) is not int or count < 1:
-        raise _wrong(name, "it is not a positive whole number", "give at least 1")
+        return "it holds characters that no HTTP header can carry", "give printable ASCII text"
+    return None
