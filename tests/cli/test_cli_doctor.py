@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from phr_refresh.adapters.simulator import Simulator
 from phr_refresh.adapters.stores import open_store
+from phr_refresh.statemachine.effects import ListDue
 
 SEAL_KEY = "c3ludGhldGljLWtleS1mb3ItdGVzdHMtb25seS0wMDA="
 
@@ -21,7 +22,7 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PHR_REFRESH_")}
     store = f"sqlite:///{tmp_path / 'store.db'}"
     opened = open_store(store)
-    opened.due(1)
+    opened.call(ListDue(1))
     opened.close()
     with Simulator() as simulator:
         yield kept | {
