@@ -30,22 +30,14 @@ def event_of(answer: KickOffAnswer, refresh_id: str, *, claimed: Loaded, policy:
     poll_at = answer.at + policy.ms.poll_interval
     record = claimed.record or RefreshRecord()
     match answer:
-        case Accepted(at):
+        case Accepted(at) | AnswerLost(at=at):
             return Event(
-                name=EventName.REFRESH_ACCEPTED,
+                name=EventName.REFRESH_ACCEPTED if isinstance(answer, Accepted) else EventName.ANSWER_LOST,
                 at=at,
                 refresh_id=refresh_id,
                 window_opens_at=opens_at,
                 next_poll_at=poll_at,
-            )
-        case AnswerLost(reason, at):
-            return Event(
-                name=EventName.ANSWER_LOST,
-                at=at,
-                refresh_id=refresh_id,
-                window_opens_at=opens_at,
-                next_poll_at=poll_at,
-                code=reason,
+                code="" if isinstance(answer, Accepted) else answer.reason,
             )
         case Rejected(reason, at):
             return Event(

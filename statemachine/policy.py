@@ -11,11 +11,12 @@ from .values import Value
 
 #: A point in time: milliseconds since 1970-01-01T00:00Z, read from the store's clock.
 Instant = int
+_NUMBERS: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("poll_growth", "retry_jitter"), (int, float)),
+    **dict.fromkeys(("retry_limit", "claim_replicas"), (int,)),
+}
 #: The fields of `Policy` that are no durations.
-NO_DURATIONS: Final = (
-    *("poll_growth", "retry_jitter", "retry_limit", "claim_replicas"),
-    *("poll_schedule", "ms"),
-)
+NO_DURATIONS: Final = (*_NUMBERS, "poll_schedule", "ms")
 _MILLISECOND = timedelta(milliseconds=1)
 _TOO_MUCH = 1_000_000
 _LONGEST = timedelta(days=366)
@@ -123,15 +124,15 @@ class Policy:
     ms: Milliseconds = field(default=Milliseconds(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        durations = {name: value for name, value in asdict(self).items() if name not in NO_DURATIONS}
-        for name, value in durations.items():
-            self._check_positive(name, value)
+        durations = {}
+        for name, value in asdict(self).items():
+            if name in _NUMBERS:
+                self._check_number(name, value, _NUMBERS[name])
+            elif name not in NO_DURATIONS:
+                self._check_positive(name, value)
+                durations[name] = milliseconds(value)
         durations.pop("login_budget")
-        object.__setattr__(self, "ms", Milliseconds(**{name: milliseconds(value) for name, value in durations.items()}))
-        self._check_number("poll_growth", self.poll_growth, (int, float))
-        self._check_number("retry_jitter", self.retry_jitter, (int, float))
-        self._check_number("retry_limit", self.retry_limit, (int,))
-        self._check_number("claim_replicas", self.claim_replicas, (int,))
+        object.__setattr__(self, "ms", Milliseconds(**durations))
         self._check_polling()
         if self.claim_replicas and self.claim_replicas_wait >= self.decision_age:
             raise ConfigurationError(

@@ -1,12 +1,16 @@
 """What a check finds: one line, and one remedy where there is something to do."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-Findings = Iterator["Finding"]
+Findings = Generator["Finding", None, None]
+
+
+MARK_WIDTH: Final = 7
+CHECK_WIDTH: Final = 17
 
 
 class Level(StrEnum):
@@ -29,6 +33,17 @@ class Finding:
     level: Level
     said: str
     remedy: str = ""
+
+    @property
+    def mark(self) -> str:
+        """The level for people: what has to be seen to stands out."""
+        return self.level.upper() if self.level in (Level.WARNING, Level.ERROR) else self.level.value
+
+    @property
+    def line(self) -> str:
+        """All of it as one line of text, the remedy after an arrow."""
+        line = f"{self.mark:<{MARK_WIDTH}} {self.check:<{CHECK_WIDTH}} {self.said}"
+        return f"{line} -> {self.remedy}" if self.remedy else line
 
 
 def ok(check: str, said: str) -> Finding:
@@ -60,18 +75,18 @@ def milliseconds_of(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
 
 
-MARKS: Final = {Level.OK: "ok", Level.UNKNOWN: "unknown", Level.WARNING: "WARNING", Level.ERROR: "ERROR"}
-MARK_WIDTH: Final = 7
-CHECK_WIDTH: Final = 17
-
-
-def line_of(finding: Finding) -> str:
-    """A finding as one line of text, its remedy after an arrow."""
-    line = f"{MARKS[finding.level]:<{MARK_WIDTH}} {finding.check:<{CHECK_WIDTH}} {finding.said}"
-    return f"{line} -> {finding.remedy}" if finding.remedy else line
-
-
-def counts_of(found: Iterable[Finding]) -> dict[str, int]:
+def counts_of(found: Sequence[Finding]) -> dict[str, int]:
     """How many findings there are of each level."""
     counts = Counter(finding.level for finding in found)
     return {level.value: counts[level] for level in Level}
+
+
+def as_plain(found: Sequence[Finding]) -> dict[str, Any]:
+    """All of it as what `json.dumps` takes."""
+    return {"findings": [asdict(finding) for finding in found], "counts": counts_of(found)}
+
+
+def faults_of(found: Sequence[Finding], *, strict: bool) -> list[Finding]:
+    """What has to be seen to: errors, and where `strict`, warnings."""
+    bad = (Level.ERROR, Level.WARNING) if strict else (Level.ERROR,)
+    return [finding for finding in found if finding.level in bad]

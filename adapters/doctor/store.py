@@ -1,31 +1,48 @@
-"""Checks of any store: that it answers, how fast, what its clock shows, and that a record can be written."""
+"""Checks of any store: that it answers, how fast, what its clock shows, and that a record can be written.
 
+Of a SQLite file also: who may write and read it, what it lies on, and its journal.
+"""
+
+import os
 import re
+import shutil
 import socket
+import sqlite3
 import ssl
+import stat
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import Final
 
-from phr_refresh.statemachine.effects import ListDue
-
 from ...statemachine.codec import encode
-from ...statemachine.effects import TokenChange
+from ...statemachine.effects import ListDue, TokenChange
 from ...statemachine.errors import ConfigurationError, RecordUnreadable, StoreError, StoreUnavailable
 from ...statemachine.patient import UserKey
 from ...statemachine.policy import Policy, milliseconds
 from ...statemachine.record import RefreshRecord
 from ..ports import Change, Row, Store, Written
 from ..stores.basics import read_row
-from .findings import Finding, Findings, error, milliseconds_of, ok, warning
+from .findings import Finding, Findings, error, milliseconds_of, ok, unknown, warning
 
 LOADS: Final = 20
 #: Clocks of hosts that are kept by NTP differ by less.
 CLOCK_SECONDS: Final = 2.0
 _TRIAL_SECONDS: Final = 30
+_ROOM: Final = 100_000_000
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_MOUNT: Final = re.compile(r"^(?:\S+ ){4}(\S+) .*? - (\S+)", re.MULTILINE)
+# SQLite's locks do not hold there, or its WAL cannot be shared: two hosts would both be right (R1).
+_NETWORK: Final = re.compile(
+    "nfs4?|cifs|smb3|smbfs|9p|ceph|glusterfs|lustre|afs|beegfs|gpfs|"
+    "fuse[.](sshfs|glusterfs|s3fs|ceph|rclone|gcsfuse|blobfuse2)"
+)
+_GONE_AT_RESTART: Final = frozenset(("tmpfs", "ramfs", "overlay"))
 
 _REMEDIES: Final = {
     "timed_out": "look at the server's load and at the network, or give a longer ?socket_timeout",
@@ -56,6 +73,18 @@ _REMEDIES: Final = {
     "newer_schema": "run the newer version of phr-refresh that wrote it",
     "io_error": "look at the disk",
 }
+#: What lies underneath and says more than the reason: the first that fits. `{0}` is the error.
+_CAUSES: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
+    (socket.gaierror, "its name is not resolved", "check the host's name in the URL, and this host's DNS"),
+    (
+        ssl.SSLCertVerificationError,
+        "its certificate is not trusted: {0.verify_message}",
+        "give the CA that signed it, such as ?ssl_ca_certs=/path/ca.pem",
+    ),
+    (ssl.SSLError, "the TLS handshake failed", "check that the port speaks TLS, and the client certificate"),
+    (ConnectionRefusedError, "connection refused", "check host and port, and that it runs"),
+)
+_FORBIDDEN: Final = re.compile(r"run the '([a-z|_-]+)' command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +100,23 @@ def trial_key() -> UserKey:
     return UserKey(f"doctor-{token_urlsafe(6)}")
 
 
-def check_store(store: Store, policy: Policy) -> Findings:
-    """All checks that any store allows. Ends early if it does not answer."""
-    heard: list[Heard] = []
+def check_store(store: Store, policy: Policy) -> Generator[Finding, None, float | None]:
+    """All checks that any store allows. Ends early if it does not answer.
+
+    Returns how many seconds the store's clock is ahead of this host's, None where it does not answer.
+    """
     key = trial_key()
     try:
-        for _ in range(LOADS):
-            heard.append(_load(store, key))
+        heard = [_load(store, key) for _ in range(LOADS)]
     except (StoreError, ConfigurationError) as failure:
         yield _failed("store.reachable", failure)
-        return
+        return None
     yield ok("store.reachable", f"answered {LOADS} loads")
     yield check_latency([one.seconds for one in heard], policy)
-    yield check_clock(min(heard, key=lambda one: one.seconds))
+    fastest = min(heard, key=lambda one: one.seconds)
+    yield check_clock(fastest)
     yield _write(store, key)
-
-
-def skew_of(store: Store) -> float | None:
-    """How many seconds the store's clock is ahead of this host's; None where the store does not answer."""
-    try:
-        return min((_load(store, trial_key()) for _ in range(2)), key=lambda one: one.seconds).skew
-    except StoreError:
-        return None
+    return fastest.skew
 
 
 def _load(store: Store, key: UserKey) -> Heard:
@@ -160,31 +184,88 @@ def _change(key: UserKey, now: int, *, version: str, token: bytes | None = None)
 
 
 def _failed(check: str, failure: StoreError | ConfigurationError) -> Finding:
-    if isinstance(failure, ConfigurationError):
-        return error(check, failure.problem, failure.remedy)
-    if isinstance(failure, RecordUnreadable):
+    if isinstance(failure, ConfigurationError | RecordUnreadable):
         return error(check, failure.problem, failure.remedy)
     reason = failure.reason if isinstance(failure, StoreUnavailable) else "unknown"
-    said, remedy = cause_of(failure)
-    default = _REMEDIES.get(reason, "check that it runs and can be reached")
-    return error(check, f"the store is unavailable ({said or reason})", remedy or default)
+    said, remedy = _cause_of(failure) or (reason, _REMEDIES.get(reason, "check that it runs and can be reached"))
+    return error(check, f"the store is unavailable ({said})", remedy)
 
 
-def cause_of(failure: BaseException) -> tuple[str, str]:
-    """What is underneath where that says more than the reason: name resolution, TLS, a command refused."""
+def _cause_of(failure: BaseException) -> tuple[str, str] | None:
     link: BaseException | None = failure
     while link is not None:
-        if isinstance(link, socket.gaierror):
-            return "its name is not resolved", "check the host's name in the URL, and this host's DNS"
-        if isinstance(link, ssl.SSLCertVerificationError):
-            said = f"its certificate is not trusted: {link.verify_message}"
-            return said, "give the CA that signed it, such as ?ssl_ca_certs=/path/ca.pem"
-        if isinstance(link, ssl.SSLError):
-            return "the TLS handshake failed", "check that the port speaks TLS, and the client certificate"
-        if isinstance(link, ConnectionRefusedError):
-            return "connection refused", "check host and port, and that it runs"
-        refused = re.search(r"run the '([a-z|_-]+)' command", str(link))
-        if refused:
-            return f"the ACL forbids {refused[1]}", f"grant +{refused[1]} to the ACL user"
+        for kind, said, remedy in _CAUSES:
+            if isinstance(link, kind):
+                return said.format(link), remedy
+        if command := forbidden_command(link):
+            return f"the ACL forbids {command}", f"grant +{command} to the ACL user"
         link = link.__cause__ or link.__context__
-    return "", ""
+    return None
+
+
+def forbidden_command(failure: BaseException) -> str:
+    """The command that a server's ACL forbids, as a refusal names it; empty for what is no refusal, or names none."""
+    found = _FORBIDDEN.search(str(failure))
+    return found[1] if found else ""
+
+
+def check_file(path: Path, *, is_sealed: bool) -> Findings:
+    """All checks of the file at `path`, which is not created here: it would belong to who runs the doctor."""
+    path = path.resolve()
+    yield _access(path)
+    yield check_place(path, _MOUNTS.read_text(encoding="utf-8") if _MOUNTS.exists() else None)
+    free = shutil.disk_usage(path.parent).free
+    if free < _ROOM:
+        yield warning("store.disk", f"{free // 1_000_000} MB are free", "make room: a full disk refuses writes")
+    if path.exists():
+        yield _journal(path)
+        if not is_sealed and path.stat().st_mode & _OTHERS:
+            said = f"others may read the session tokens in it (mode {stat.S_IMODE(path.stat().st_mode):o})"
+            yield warning("store.mode", said, "chmod 600 it, or set PHR_REFRESH_SEAL_KEYS")
+
+
+def _access(path: Path) -> Finding:
+    for place, what in ((path.parent, "its directory"), (path, "it")):
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+            said = f"{what} cannot be read and written by this user"
+            return error("store.file", said, "check its owner and mode: SQLite also makes files beside it")
+    if not path.parent.is_dir():
+        return error("store.file", "its directory does not exist", "create it")
+    return ok("store.file", f"{path} {'can be written' if path.exists() else 'will be made at the first login'}")
+
+
+def check_place(path: Path, mounts: str | None) -> Finding:
+    """What kind of file system `path` lies on, by the lines of /proc/self/mountinfo; None where there is no such."""
+    kind = None if mounts is None else _kind_of(path, mounts)
+    if kind is None:
+        return unknown("store.filesystem", "its kind cannot be told here", "see that it is a local disk")
+    if _NETWORK.fullmatch(kind):
+        said = f"it lies on {kind}: SQLite's locks do not hold over a network (R1)"
+        return error("store.filesystem", said, "put it on a local disk, or share Redis between hosts")
+    if kind in _GONE_AT_RESTART:
+        said = f"it lies on {kind}: a restart forgets all windows (R1)"
+        return warning("store.filesystem", said, "put it on a disk or a volume that stays")
+    return ok("store.filesystem", kind)
+
+
+def _kind_of(path: Path, mounts: str) -> str | None:
+    above: list[tuple[int, str]] = []
+    for escaped, kind in _MOUNT.findall(mounts):
+        # Spaces and such are octal escapes.
+        place = Path(escaped.encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "replace"))
+        if path.is_relative_to(place):
+            above.append((len(place.parts), kind))
+    # The last of those mounted at one place hides the others.
+    return max(reversed(above), key=lambda each: each[0])[1] if above else None
+
+
+def _journal(path: Path) -> Finding:
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2.0)) as connection:
+            mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+    except sqlite3.Error as failure:
+        said = f"it cannot be opened ({failure.sqlite_errorname})"
+        return error("store.journal", said, "move it away, or restore it from a backup")
+    if mode != "wal":
+        return warning("store.journal", f"journal mode {mode}, not wal", "let one process of the service open it")
+    return ok("store.journal", "wal")

@@ -1,7 +1,7 @@
 """The servers behind a store's URL, each by a connection of its own: for who looks after them, not for the store."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,16 +40,14 @@ class Inspection:
         """Ask who there is. Raises `ConfigurationError` if the URL is malformed."""
         target = RedisTarget.parse(url)
         if target.kind == "cluster":
-            return cls(target, _of_cluster(target))
+            return _of_cluster(target)
         if target.kind == "sentinel":
             return _of_sentinels(target)
         return cls(target, (Server(target.places[0], True),))
 
-    @contextmanager
-    def connected(self, server: Server) -> Iterator[Ask]:
+    def connected(self, server: Server) -> AbstractContextManager[Ask]:
         """What asks this very server, and no other."""
-        with _asking(self.target.client_url(server.place)) as ask:
-            yield ask
+        return _asking(self.target.client_url(server.place))
 
     def shard_at(self, server: Server) -> tuple[str, str]:
         """A due index that this server keeps, and what the keys of records beside it begin with."""
@@ -63,35 +61,39 @@ class Inspection:
 @contextmanager
 def _asking(url: str) -> Iterator[Ask]:
     # No repeats: what goes wrong is what there is to see.
-    retry = Retry(NoBackoff(), 0)
-    pool = redis.ConnectionPool.from_url(url, retry=retry, **CONNECTION_DEFAULTS)
+    pool = redis.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **CONNECTION_DEFAULTS)
     with closing(redis.Redis.from_pool(pool)) as client:
         yield client.execute_command
 
 
-def _ask_first(target: RedisTarget, *question: str) -> tuple[Place, Any]:
-    """Who of the URL's places answers first, and what. Raises the last one's error."""
-    failure: Exception = redis.RedisError("nobody to ask")
+def _answers(target: RedisTarget, *questions: tuple[str, ...]) -> Iterator[tuple[Place, list[Any]]]:
+    """What each of the URL's places that answers says to the questions. Raises the last error where none does."""
+    failure: Exception | None = None
+    answered = False
     for place in target.places:
         url = target.sentinel_url(place) if target.kind == "sentinel" else target.client_url(place)
         try:
             with _asking(url) as ask:
                 # In pieces, so that redis-py finds no parser for the reply: versions of it differ in theirs.
-                return place, ask(*question)
+                answers = [ask(*question) for question in questions]
         except REDIS_ERRORS as error:
             failure = error
-    raise failure
+            continue
+        answered = True
+        yield place, answers
+    if failure and not answered:
+        raise failure
 
 
-def _of_cluster(target: RedisTarget) -> tuple[Server, ...]:
-    asked, reply = _ask_first(target, "CLUSTER", "SLOTS")
+def _of_cluster(target: RedisTarget) -> Inspection:
+    asked, [reply] = next(_answers(target, ("CLUSTER", "SLOTS")))
     slots: dict[Place, list[tuple[int, int]]] = {}
-    replicas: dict[Place, None] = {}
+    replicas: set[Place] = set()
     for first, last, primary, *others in reply:
         slots.setdefault(_place(primary, asked), []).append((first, last))
-        replicas |= dict.fromkeys(_place(other, asked) for other in others)
+        replicas |= {_place(other, asked) for other in others}
     primaries = [Server(place, True, tuple(ranges)) for place, ranges in sorted(slots.items())]
-    return (*primaries, *(Server(place, False) for place in sorted(replicas)))
+    return Inspection(target, (*primaries, *_replicas(replicas)))
 
 
 def _place(node: list[Any], asked: Place) -> Place:
@@ -101,23 +103,16 @@ def _place(node: list[Any], asked: Place) -> Place:
 
 
 def _of_sentinels(target: RedisTarget) -> Inspection:
-    _, found = _ask_first(target, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service)
-    if found is None:
-        raise redis.RedisError("no such service")
-    host, port = found
-    primary = Server(place_of(host.decode(), int(port)), True)
-    answering = 0
-    replicas: dict[Place, None] = {}
-    for place in target.places:
-        try:
-            with _asking(target.sentinel_url(place)) as ask:
-                known = ask("SENTINEL", "REPLICAS", target.service)
-        except REDIS_ERRORS:
-            continue
-        answering += 1
-        for flat in known:
-            facts = dict(zip(flat[::2], flat[1::2], strict=True))
-            if b"down" not in facts.get(b"flags", b""):
-                replicas[place_of(facts[b"ip"].decode(), int(facts[b"port"]))] = None
-    servers = (primary, *(Server(place, False) for place in sorted(replicas)))
-    return Inspection(target, servers, (answering, len(target.places)))
+    questions = ("GET-MASTER-ADDR-BY-NAME", "REPLICAS")
+    answers = [said for _, said in _answers(target, *(("SENTINEL", word, target.service) for word in questions))]
+    host, port = answers[0][0]
+    flat = [replica for _, known in answers for replica in known]
+    known = [dict(zip(facts[::2], facts[1::2], strict=True)) for facts in flat]
+    alive = [facts for facts in known if b"down" not in facts.get(b"flags", b"")]
+    replicas = {place_of(facts[b"ip"].decode(), int(facts[b"port"])) for facts in alive}
+    servers = (Server(place_of(host.decode(), int(port)), True), *_replicas(replicas))
+    return Inspection(target, servers, (len(answers), len(target.places)))
+
+
+def _replicas(places: set[Place]) -> list[Server]:
+    return [Server(place, False) for place in sorted(places)]

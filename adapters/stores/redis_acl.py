@@ -8,24 +8,26 @@ from typing import Final
 
 from .keys import DEFAULT_PREFIX, RedisKeys
 
-#: Each with its reason. Scripts run with the rights of the user who calls them.
-COMMANDS: Final = {
-    "evalsha": "each call of the store is a script",
-    "eval": "brings a script to a server that does not know it",
-    "time": "the store's clock (in scripts, like those up to `zremrangebyscore`)",
-    "get": "reads a record, or a session token",
-    "set": "writes them",
-    "del": "drops a token",
-    "exists": "tells whether a patient who is due was forgotten",
-    "zadd": "lists a patient in the due index",
-    "zrem": "takes them out",
-    "zrangebyscore": "finds who is due",
-    "zremrangebyscore": "removes entries of those forgotten",
-    "client|setname": "names the connection, for who looks at CLIENT LIST",
-    "wait": "waits for replicas, where the policy asks for that",
-    "cluster|slots": "Redis Cluster: which node keeps what",
-    "asking": "Redis Cluster: goes with a command about a slot that is being moved",
-    "role": "Sentinel: whether this is the primary",
+#: Each with its reason, and how the doctor tries it: what changes nothing, empty for what connecting takes anyway.
+#: Scripts run with the rights of the user who calls them.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "evalsha": ("writes, and reads with a token, are scripts", "EVALSHA 0 1 {record}"),
+    "eval": ("brings a script to a server that does not know it", "EVAL return 1 {record}"),
+    "time": ("the store's clock", "TIME"),
+    "get": ("reads a record, or a session token", "GET {record}"),
+    "mget": ("reads the records of several patients", "MGET {record}"),
+    "set": ("writes records and tokens (in scripts, like those up to `zremrangebyscore`)", "SET {record} trial XX"),
+    "del": ("drops a token", "DEL {record}"),
+    "exists": ("tells whether a patient who is due was forgotten", "EXISTS {record}"),
+    "zadd": ("lists a patient in the due index", "ZADD {index} XX 0 {key}"),
+    "zrem": ("takes them out", "ZREM {index} {key}"),
+    "zrangebyscore": ("finds who is due", "ZRANGEBYSCORE {index} -inf -inf WITHSCORES LIMIT 0 1"),
+    "zremrangebyscore": ("removes entries of those forgotten", "ZREMRANGEBYSCORE {index} +inf -inf"),
+    "client|setname": ("names the connection, for who looks at CLIENT LIST", ""),
+    "wait": ("waits for replicas, where the policy asks for that", "WAIT 0 1"),
+    "cluster|slots": ("Redis Cluster: which node keeps what", ""),
+    "asking": ("Redis Cluster: goes with a command about a slot that is being moved", "ASKING"),
+    "role": ("Sentinel: whether this is the primary", "ROLE"),
 }
 
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 
 import click
-from phr_refresh.adapters.doctor.findings import CHECK_WIDTH, MARK_WIDTH, MARKS, Finding, Level, counts_of, line_of
+from phr_refresh.adapters.doctor.findings import CHECK_WIDTH, MARK_WIDTH, Finding, Level, as_plain, counts_of, faults_of
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .examining import Doctor
-from .views import as_json
+from ..doctor import examine
+from .parts import json_option
 
 _STYLES = {Level.OK: "green", Level.UNKNOWN: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -20,7 +20,7 @@ _STYLES = {Level.OK: "green", Level.UNKNOWN: "cyan", Level.WARNING: "yellow", Le
 @click.command("doctor")
 @click.option("--store", envvar="PHR_REFRESH_STORE", default=None, help="Store URL, by default the service's.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
-@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
+@json_option()
 def doctor(store: str | None, strict: bool, as_json_: bool) -> int:
     """Examine settings, secrets, store and upstream: a line for each finding, and what to do about it.
 
@@ -29,12 +29,11 @@ def doctor(store: str | None, strict: bool, as_json_: bool) -> int:
 
     Example: phr-refresh doctor --store redis://localhost:6379/0
     """
-    findings = Doctor.here(store).examine()
+    findings = examine(store_url=store)
     found = list(findings) if as_json_ else _shown(findings, Console())
     if as_json_:
-        click.echo(json.dumps({"findings": as_json(found), "counts": counts_of(found)}, indent=2))
-    bad = (Level.ERROR, Level.WARNING) if strict else (Level.ERROR,)
-    return 1 if any(finding.level in bad for finding in found) else 0
+        click.echo(json.dumps(as_plain(found), indent=2))
+    return 1 if faults_of(found, strict=strict) else 0
 
 
 def _shown(findings: Iterable[Finding], console: Console) -> list[Finding]:
@@ -45,7 +44,7 @@ def _shown(findings: Iterable[Finding], console: Console) -> list[Finding]:
         if console.is_terminal:
             console.print(_columns(finding))
         else:
-            click.echo(line_of(finding))
+            click.echo(finding.line)
     counts = ", ".join(f"{number} {level}" for level, number in counts_of(found).items())
     console.print(f"{len(found)} findings: {counts}.", highlight=False)
     return found
@@ -59,5 +58,5 @@ def _columns(finding: Finding) -> Table:
     text = Text(finding.said)
     if finding.remedy:
         text.append(f"\n-> {finding.remedy}", style="bold")
-    row.add_row(Text(MARKS[finding.level], style=_STYLES[finding.level]), finding.check, text)
+    row.add_row(Text(finding.mark, style=_STYLES[finding.level]), finding.check, text)
     return row

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import close_old_connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from phr_refresh.adapters.browser import is_public
 from phr_refresh.adapters.login_hooks.django import facts_of, response_to, savepoints
 from phr_refresh.adapters.login_hooks.hooks import Hook, deferred, tell_failure
 from phr_refresh.adapters.logs import LogObserver
@@ -101,10 +102,12 @@ class Process:
     def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:
         """The answer to a request for `path`, which is below the mount point."""
         opened = self.opened()
-        patient = self.patient(request)
+        # What is the same for everybody may be cached: no session is looked into, or its cookie would go along.
+        is_logged_in = not is_public(path) and request.user.is_authenticated
+        patient = self.patient(request) if is_logged_in else None
         # The answer may take its time, and needs no connection to the host's database.
         close_old_connections()
-        facts = facts_of(request, path, patient=patient, is_logged_in=request.user.is_authenticated)
+        facts = facts_of(request, path, patient=patient, is_logged_in=is_logged_in)
         has_threads = request.META.get("wsgi.multithread", True)
         host = opened.host if has_threads else opened.host_without_threads
         return response_to(request, host.answer(facts))

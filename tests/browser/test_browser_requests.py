@@ -15,7 +15,7 @@ from support.samples import ADA
 
 pytestmark = pytest.mark.once
 
-POLICY = Policy(poll_interval=timedelta(milliseconds=200), login_budget=timedelta(seconds=30))
+POLICY = Policy(poll_schedule=(), poll_interval=timedelta(milliseconds=200), login_budget=timedelta(seconds=30))
 START = """async (progress) => {
   const { StatusPoller } = await import("/phr/phr-refresh.js");
   window.poller = new StatusPoller("/phr/", { progress });

@@ -27,6 +27,7 @@ SCALE = 0.2
 def policy_at(scale: float) -> Policy:
     """The default intervals, scaled."""
     return Policy(
+        poll_schedule=(),
         poll_interval=Policy().poll_interval * scale,
         poll_interval_max=Policy().poll_interval_max * scale,
         login_budget=timedelta(seconds=30),

@@ -13,20 +13,15 @@ from pathlib import Path
 import pytest
 from freezegun import freeze_time
 from phr_refresh import Policy, open_store
-from phr_refresh.adapters.doctor.acl import _commands, _others
-from phr_refresh.adapters.doctor.file import check_place
-from phr_refresh.adapters.doctor.findings import Finding, Level
-from phr_refresh.adapters.doctor.server import Looked, _clocks, _eviction, _persistence, _version
-from phr_refresh.adapters.doctor.store import _REMEDIES, Heard, check_clock, check_latency
+from phr_refresh.adapters.doctor.server import Told, check_clocks, check_info
+from phr_refresh.adapters.doctor.store import _REMEDIES, Heard, check_clock, check_latency, check_place
 from phr_refresh.adapters.doctor.upstream import check_upstream
 from phr_refresh.adapters.simulator import Simulator
-from phr_refresh.adapters.stores.inspection import Server
 from phr_refresh.adapters.stores.memory import MemoryStore
 from phr_refresh.adapters.stores.redis_acl import COMMANDS, acl_rule
 from phr_refresh.adapters.stores.redis_errors import _REASONS_BY_CLASS, _REASONS_BY_WORD
-from phr_refresh.adapters.stores.redis_urls import RedisTarget
 from phr_refresh.adapters.upstream.settings import MhvSettings
-from phr_refresh.cli.examining import Doctor
+from phr_refresh.doctor import Finding, Level, examine
 from phr_refresh.statemachine.effects import ListDue
 from phr_refresh.unconnected import UnconnectedUpstream
 from support.edges_upstream_cases import Certificates
@@ -57,7 +52,7 @@ def running(binary: str, folder: Path, *lines: str) -> Iterator[Node]:
 def examined(store_url: str, policy: Policy | None = None, **environ: str) -> dict[str, Finding]:
     """What the doctor finds, by what was looked at; of several about one thing the last."""
     kept = {"PHR_REFRESH_SEAL_KEYS": SEAL_KEY, **environ}
-    findings = Doctor(kept, policy or Policy(login_budget=timedelta(seconds=30)), store_url).examine()
+    findings = examine(environ=kept, policy=policy or Policy(login_budget=timedelta(seconds=30)), store_url=store_url)
     return {finding.check: finding for finding in findings}
 
 
@@ -191,13 +186,13 @@ def test_a_policy_without_a_limit_is_a_warning(binary: str, tmp_path: Path) -> N
 def test_a_server_that_is_almost_full_is_a_warning() -> None:
     """With noeviction it will refuse writes."""
     info = {"maxmemory_policy": "noeviction", "maxmemory": 100_000_000, "used_memory": 95_000_000}
-    finding = _eviction(looked(info))
+    finding = found_in(info)["store.eviction"]
     assert (Level.WARNING, "95% of maxmemory 95 MB is used: writes will be refused") == told(finding)[:2]
 
 
-def looked(info: dict[str, object] | None = None, skew: float | None = None, saves: str | None = "") -> Looked:
-    """What a server might have told."""
-    return Looked(Server("127.0.0.1:1", True), info, skew, saves)
+def found_in(info: dict[str, object]) -> dict[str, Finding]:
+    """What is found of a server that tells this, by what was looked at."""
+    return {finding.check: finding for finding in check_info(Told("", True, info))}
 
 
 def test_snapshots_alone_are_a_warning_and_nothing_is_an_error(binary: str, tmp_path: Path) -> None:
@@ -215,7 +210,7 @@ def test_snapshots_alone_are_a_warning_and_nothing_is_an_error(binary: str, tmp_
 @pytest.mark.parametrize("name", ["aof_last_write_status", "rdb_last_bgsave_status"])
 def test_a_file_that_could_not_be_written_is_an_error(name: str) -> None:
     """Redis then refuses writes."""
-    finding = _persistence(looked({"aof_enabled": 1, name: "err"}))
+    finding = found_in({"aof_enabled": 1, name: "err"})["store.persistence"]
     assert (Level.ERROR, True) == (finding.level, "could not be written" in finding.said)
 
 
@@ -230,7 +225,7 @@ def test_a_file_that_could_not_be_written_is_an_error(name: str) -> None:
 )
 def test_versions(info: dict[str, object], expected: tuple[Level, str]) -> None:
     """Redis from 6.2 on, and Valkey, which gives itself out for the Redis that it began as."""
-    assert expected == told(_version(looked(info)))[:2]
+    assert expected == told(found_in(info)["store.server"])[:2]
 
 
 def test_a_replica_takes_no_writes(binary: str, tmp_path: Path) -> None:
@@ -295,13 +290,9 @@ def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
 
 
 def test_every_command_of_the_rule_is_tried() -> None:
-    """Those that connecting takes are met by connecting."""
-    policy = Policy(claim_replicas=1)
-    urls = ("redis+cluster://host", "redis+sentinel://host/login")
-    commands = [*_commands(lambda *_: (1, 2), "phr:{00}:due", "phr:{00}:r:")]
-    commands += [command for url in urls for command in _others(RedisTarget.parse(url), policy)]
-    tried = {"|".join(map(str, command[: 2 if command[0] == "CLIENT" else 1])).lower() for command in commands}
-    assert set(COMMANDS) - {"client|setname", "cluster|slots"} == tried
+    """By itself, but for those that connecting takes: they are met by connecting."""
+    tried = {command: trial.partition(" ")[0].lower() for command, (_, trial) in COMMANDS.items() if trial}
+    assert {command: command for command in COMMANDS.keys() - {"client|setname", "cluster|slots"}} == tried
 
 
 # Several servers.
@@ -320,12 +311,12 @@ def test_a_cluster_is_examined_node_by_node(binary: str, tmp_path: Path) -> None
         for node in (first, second):
             node.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
         third.ask("ACL", "SETUSER", USER, "-zadd")
-        found = list(Doctor({}, store_url=everybody).examine())
+        found = list(examine(environ={}, store_url=everybody))
         assert [first.place, second.place] == sorted(
             (finding.said.partition(": ")[0] for finding in found if finding.check == "store.eviction"),
             key=[first.place, second.place].index,
         )
-        lacking = [f for f in Doctor({}, store_url=cluster.url).examine() if f.check == "store.acl" and f.remedy]
+        lacking = [f for f in examine(environ={}, store_url=cluster.url) if f.check == "store.acl" and f.remedy]
         assert [f"{third.place}: the store's user lacks +zadd"] == [finding.said for finding in lacking]
         third.kill()
         assert f"{third.place} does not answer" == examined(everybody)["store.nodes"].said
@@ -357,9 +348,9 @@ def test_sentinels_and_replicas_are_counted(binary: str, tmp_path: Path) -> None
 
 def test_servers_whose_clocks_differ_are_an_error() -> None:
     """A failover to the one ahead would open a window early."""
-    assert [Level.ERROR] == [finding.level for finding in _clocks([looked(skew=0.1), looked(skew=2.5)])]
-    assert [Level.OK] == [finding.level for finding in _clocks([looked(skew=0.1), looked(skew=0.2)])]
-    assert [] == [*_clocks([looked(skew=0.1), looked(skew=None)])]
+    assert [Level.ERROR] == [finding.level for finding in check_clocks([0.1, 2.5])]
+    assert [Level.OK] == [finding.level for finding in check_clocks([0.1, 0.2])]
+    assert [] == [*check_clocks([0.1])]
 
 
 # Time.
@@ -568,7 +559,7 @@ def test_secrets_are_said_to_be_there_and_not_shown(simulator: Simulator, tmp_pa
         PHR_REFRESH_API_KEY=f"file:{tmp_path / 'nowhere'}",
         PHR_REFRESH_PSEUDONYM_KEY=f"file:{tmp_path / 'empty'}",
     )
-    found = [finding for finding in Doctor(environ, store_url="memory://").examine() if finding.check == "secrets"]
+    found = [finding for finding in examine(environ=environ, store_url="memory://") if finding.check == "secrets"]
     assert [
         (Level.ERROR, "PHR_REFRESH_API_KEY: its file cannot be read (FileNotFoundError)"),
         (Level.ERROR, "PHR_REFRESH_PSEUDONYM_KEY is empty where it points to"),
@@ -626,7 +617,7 @@ def test_a_check_that_fails_itself_is_a_finding(monkeypatch: pytest.MonkeyPatch)
     def fails(url: str) -> object:
         raise LookupError(ICN)
 
-    monkeypatch.setattr("phr_refresh.cli.examining.open_store", fails)
+    monkeypatch.setattr("phr_refresh.doctor.open_store", fails)
     found = examined("redis://localhost")
     assert (Level.ERROR, "a check itself failed: LookupError: <withheld>") == told(found["doctor"])[:2]
     assert "upstream" in found
@@ -643,7 +634,7 @@ def test_findings_can_be_printed_as_json() -> None:
 def test_a_store_that_the_host_opens_is_not_known() -> None:
     """A callable in the settings block has no URL to look at."""
     block = {"patient_of": "support.samples.everybody_is_ada", "upstream": UnconnectedUpstream(), "store": MemoryStore}
-    found = {finding.check: finding for finding in Doctor.of(block, {}).examine()}
+    found = {finding.check: finding for finding in examine(block, environ={})}
     assert (Level.UNKNOWN, Level.UNKNOWN) == (found["store"].level, found["upstream"].level)
 
 
@@ -656,7 +647,7 @@ def test_a_hosts_settings_block_is_examined(simulator: Simulator, tmp_path: Path
         "policy": {"session_claim": 10},
         "upstream": {"base_url": simulator.url, "app_token": "canary-token", "authorization_key": "canary-key"},
     }
-    found = {finding.check: finding for finding in Doctor.of(block, {"PHR_REFRESH_METRICS": "prometheus"}).examine()}
+    found = {finding.check: finding for finding in examine(block, environ={"PHR_REFRESH_METRICS": "prometheus"})}
     assert ("prometheus", "on, with 1 key; the first one seals") == (found["metrics"].said, found["sealing"].said)
     assert (Level.OK, Level.OK, Level.ERROR) == tuple(
         found[check].level for check in ("store.file", "upstream", "policy")

@@ -334,7 +334,7 @@ def test_a_word_that_is_none_is_not_shown(text: str) -> None:
             failure=[text, 0], session_failure=[text, 0], refusal=refusal, extracts=[[text, 1, None]], fingerprint=text
         )
     )
-    assert (MALFORMED, MALFORMED) == (record.failure.code, record.session_failure.code)
+    assert ("malformed", MALFORMED) == (record.failure.code, record.session_failure.code)
     assert Refusal(event="window", state=MALFORMED, guards=(MALFORMED,), at=record.since) == record.refusal
     assert (MALFORMED, MALFORMED) == (record.extracts[0].name, record.fingerprint)
 

@@ -60,7 +60,7 @@ def block(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, Any]]:
             "app_token": simulator.app_token,
             "authorization_key": simulator.authorization_key,
         },
-        "policy": {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.02, "retry_backoff": 300},
+        "policy": {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.02, "poll_schedule": (), "retry_backoff": 300},
     }
     with override_settings(PHR_REFRESH=given):
         yield given
@@ -260,6 +260,16 @@ def test_an_adapter_that_fails_in_a_request_is_a_problem_without_its_text(block,
     assert ["phr_refresh.request_failed error=LookupError"] == warnings.told
 
 
+@pytest.mark.parametrize("path", ["phr-refresh.js", "openapi.json"])
+def test_what_is_public_touches_no_session(block, path: str) -> None:
+    """What any cache may keep does not depend on who asks: Django says so where a session was looked into."""
+    browser = Browser()
+    browser.log_in()
+    answers = [browser.get(f"/phr/{path}"), browser.get("/phr/status")]
+    assert [False, True] == ["Cookie" in answer.get("Vary", "") for answer in answers]
+    assert 200 == answers[0].status_code
+
+
 def test_a_post_needs_the_token(block) -> None:
     """Without Django's CSRF token a refresh is refused, with or without the middleware; with it, it is answered."""
     browser = Browser(enforce_csrf_checks=True)
@@ -275,8 +285,6 @@ def test_a_post_needs_the_token(block) -> None:
 
 def test_middleware_does_not_change_what_the_contract_says(block, simulator: Simulator) -> None:
     """A 202 stays one for who knows its tag, and events are not held back to be compressed."""
-    # Asked at intervals from the first second on: the browser's own pause between two streams is the longer one.
-    block["policy"]["poll_schedule"] = ()
     added = ["django.middleware.gzip.GZipMiddleware", "django.middleware.http.ConditionalGetMiddleware"]
     with override_settings(MIDDLEWARE=[*added, *settings.MIDDLEWARE]):
         browser = Browser()
@@ -289,7 +297,7 @@ def test_middleware_does_not_change_what_the_contract_says(block, simulator: Sim
         assert (202, 202) == (answer.status_code, again.status_code)
         events = browser.get("/phr/events", headers={"Accept-Encoding": "gzip"})
         assert "Content-Encoding" not in events
-        assert next(iter(events)).startswith(b"retry: ")
+        assert b"retry: 2000\n\n" == next(iter(events))
         events.close()
 
 

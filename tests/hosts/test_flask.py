@@ -70,7 +70,7 @@ def block(simulator: Simulator, tmp_path: Path) -> Block:
         "app_token": simulator.app_token,
         "authorization_key": simulator.authorization_key,
     }
-    policy = {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.05}
+    policy = {"login_budget": UNHURRIED_SECONDS, "poll_interval": 0.05, "poll_schedule": ()}
     given = {
         "patient_of": patient_of,
         "store": f"sqlite:///{tmp_path / 'store.db'}",

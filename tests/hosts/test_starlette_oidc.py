@@ -92,7 +92,7 @@ def block(simulator: Simulator, **changes: Any) -> dict[str, Any]:
         "authorization_key": simulator.authorization_key,
         "fhir_url": f"{simulator.url}/fhir",
     }
-    policy = {"login_budget": 5, "poll_interval": 0.05}
+    policy = {"login_budget": 5, "poll_interval": 0.05, "poll_schedule": ()}
     return {"patient_of": patient_of, "store": "memory://", "upstream": upstream, "policy": policy} | changes
 
 

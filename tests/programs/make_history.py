@@ -24,6 +24,7 @@ people = [Patient(f"user-{number}", f"{number:010}V123456", "12345") for number 
 policy = Policy(
     refresh_window=timedelta(milliseconds=300),
     refresh_deadline=timedelta(milliseconds=200),
+    poll_schedule=(),
     poll_interval=timedelta(milliseconds=20),
 )
 phr = PhrRefresh(store=store, upstream=MhvUpstream(MhvSettings.from_env()), worker=InlineWorker(), policy=policy)

@@ -37,9 +37,9 @@ FOLDER = f"{find_spec('phr_refresh').submodule_search_locations[0]}/statemachine
 JUSTIFIED = Path(__file__).with_suffix(".txt")
 #: Without servers and without processes, which would run the code as it is written; of those that reach everything
 #: and take long, none.
-NAMES = ["table", "lifecycle", "rules", "policy", "patient", "draft", "kick_off", "views", "errors", "diagrams"]
-NAMES += ["trace", "flows_*", "driver", "properties_window", "extracts"]
-NAMES += ["record", "words"]
+NAMES = ["table", "lifecycle", "record", "rules", "policy", "patient", "draft", "kick_off", "views", "errors"]
+NAMES += ["diagrams", "trace", "flows_*", "driver", "properties_window", "extracts"]
+NAMES += ["words"]
 CHOICE = "not redis and not valkey and not sqlite and not (every_order and not crash)"
 OPTIONS = [
     *("-q", "-s", "--assert=plain", "-m", "not once", "-k", CHOICE, "-p", "no:randomly", "-p", "no:cacheprovider"),

@@ -168,7 +168,7 @@ def test_writes_that_were_replicated_survive_the_primary(start_watched):
 def test_logins_outlive_the_primary(start_watched, replicas):
     """SIGKILL of the primary while patients log in: every login answers, and afterwards all goes on by itself."""
     watched = start_watched(sentinels=3, replicas=2)
-    policy = Policy(poll_interval=timedelta(milliseconds=20), claim_replicas=replicas)
+    policy = Policy(poll_schedule=(), poll_interval=timedelta(milliseconds=20), claim_replicas=replicas)
     with Simulator(speed=200) as simulator:
         settings = MhvSettings(
             base_url=simulator.url,

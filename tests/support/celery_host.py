@@ -26,7 +26,7 @@ QUEUES = "phr_refresh,phr_refresh_follow"
 CORRELATION_ID = "canary-correlation-id"
 #: How soon a dead worker's messages come back.
 SOON = {"visibility_timeout": 3, "unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
-QUICK = {"poll_interval": 0.2, "poll_interval_max": 1.2, "login_budget": 30}
+QUICK = {"poll_schedule": (), "poll_interval": 0.2, "poll_interval_max": 1.2, "login_budget": 30}
 
 
 def by_id(user: str) -> Patient | None:

@@ -23,7 +23,7 @@ def prepare() -> None:
 
 def block(patient_of: Callable[[Any], Patient | None]) -> dict[str, Any]:
     """The settings block PHR_REFRESH. Store and upstream come from the environment."""
-    policy = {"login_budget": LOGIN_BUDGET_SECONDS, "poll_interval": 0.1}
+    policy = {"login_budget": LOGIN_BUDGET_SECONDS, "poll_interval": 0.1, "poll_schedule": ()}
     return {"patient_of": patient_of, "policy": policy, "longest_wait": 5}
 
 

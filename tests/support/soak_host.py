@@ -35,6 +35,7 @@ POLICY = {
     "unanswered_margin": 8,
     "login_budget": 0.25,
     "poll_interval": 0.5,
+    "poll_schedule": (),
     "poll_interval_max": 1.5,
     "late_poll_interval": 1,
     "session_claim": 5,

@@ -36,7 +36,7 @@ ADA = Patient("ada@portal.example", ICN, CORRELATION_ID)
 EVE = Patient("eve", "1000000002V000002", "2")
 CAL = Patient("cal", "1000000003V000003", "3")
 #: Polls are not much faster than usual: on a busy machine a turn to poll must not be over before its call is made.
-FAST = Policy(poll_interval=timedelta(milliseconds=500), login_budget=timedelta(seconds=30))
+FAST = Policy(poll_schedule=(), poll_interval=timedelta(milliseconds=500), login_budget=timedelta(seconds=30))
 
 Samples = dict[tuple[str, ...], float]
 

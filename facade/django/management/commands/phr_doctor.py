@@ -3,11 +3,10 @@
 import json as codec
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from phr_refresh.adapters.doctor.findings import Level, counts_of, line_of
+from phr_refresh.adapters.doctor.findings import as_plain, faults_of
 from phr_refresh.statemachine.errors import CallerError
 
-from ....cli.examining import Doctor
-from ....cli.views import as_json
+from ....doctor import examine
 from ...settings import settings_block
 
 
@@ -25,20 +24,16 @@ class Command(BaseCommand):
     def handle(self, *, strict: bool, json: bool, **_: object) -> None:
         """Print each finding as it is made. Raises `CommandError` if something is wrong."""
         try:
-            doctor = Doctor.of(settings_block())
+            findings = examine(settings_block())
         except CallerError as error:
             raise CommandError(str(error), returncode=2) from error
         found = []
-        for finding in doctor.examine():
+        for finding in findings:
             found.append(finding)
             if not json:
-                self.stdout.write(line_of(finding))
+                self.stdout.write(finding.line)
         if json:
-            self.stdout.write(codec.dumps({"findings": as_json(found), "counts": counts_of(found)}, indent=2))
-        bad = [
-            finding
-            for finding in found
-            if finding.level in ((Level.ERROR, Level.WARNING) if strict else (Level.ERROR,))
-        ]
-        if bad:
-            raise CommandError(f"{len(bad)} of {len(found)} findings are to be seen to.", returncode=1)
+            self.stdout.write(codec.dumps(as_plain(found), indent=2))
+        faults = faults_of(found, strict=strict)
+        if faults:
+            raise CommandError(f"{len(faults)} of {len(found)} findings are to be seen to.", returncode=1)
