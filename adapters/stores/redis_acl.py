@@ -17,7 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "get": ("reads a record, or a session token", "GET {record}"),
     "mget": ("reads the records of several patients", "MGET {record}"),
     "set": ("writes records and tokens (in scripts, like those up to `zremrangebyscore`)", "SET {record} trial XX"),
-    "del": ("drops a token", "DEL {record}"),
+    "del": ("drops a token", "DEL {token}"),
     "exists": ("tells whether a patient who is due was forgotten", "EXISTS {record}"),
     "zadd": ("lists a patient in the due index", "ZADD {index} XX 0 {key}"),
     "zrem": ("takes them out", "ZREM {index} {key}"),

@@ -289,6 +289,17 @@ def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
     assert (Level.ERROR, "the store's user lacks ~other:*") == told(found["store.acl"])[:2]
 
 
+def test_tokens_that_the_user_may_not_touch_are_told_of(server) -> None:
+    """Records and the list of what is due are not all: the session tokens beside them count, too."""
+    name = "lacks-tokens"
+    with closing(server.client()) as client:
+        rule = f"ACL SETUSER {name} on >secret ~phr:*:r:* ~phr:*:due resetchannels -@all"
+        client.execute_command(*rule.split(), *_but(""))
+        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}")
+        client.execute_command("ACL", "DELUSER", name)
+    assert (Level.ERROR, "the store's user lacks ~phr:*") == told(found["store.acl"])[:2]
+
+
 def test_every_command_of_the_rule_is_tried() -> None:
     """By itself, but for those that connecting takes: they are met by connecting."""
     tried = {command: trial.partition(" ")[0].lower() for command, (_, trial) in COMMANDS.items() if trial}
