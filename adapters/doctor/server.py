@@ -90,10 +90,10 @@ def _asked(ask: Ask, *command: str) -> Any:
 def _lacking(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -> Iterator[str]:
     """Try each command of the rule, under a key that no patient has."""
     index, head = inspection.shard_at(server)
-    names = {"index": index, "key": trial_key(), "record": head + trial_key()}
+    key = trial_key()
+    names = {"index": index, "key": key, "record": f"{head}{key}", "token": f"{index.removesuffix('due')}t:{key}"}
     kind = inspection.target.kind
-    needed = {"wait": policy.claim_replicas > 0, "role": kind == "sentinel"}
-    needed |= dict.fromkeys(("command", "asking"), kind == "cluster")
+    needed = {"wait": policy.claim_replicas > 0, "asking": kind == "cluster", "role": kind == "sentinel"}
     for command, (_, trial) in COMMANDS.items():
         try:
             if trial and needed.get(command, True):

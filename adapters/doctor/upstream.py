@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..upstream.http_client import Answer, HttpClient
 from ..upstream.settings import MhvSettings
-from .findings import Finding, Findings, error, milliseconds_of, ok, warning
+from .findings import Findings, error, milliseconds_of, ok, warning
 
 _REMEDIES: Final = {
     "dns_failed": "check the host's name in {variable}, and this host's DNS",
@@ -70,22 +70,19 @@ def _check_host(
         yield ok(check, f"{parts.netloc} answers (HTTP {outcome.status}) after {seconds}")
     if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname or ""):
         yield error(f"{check}.tls", "identifiers and tokens travel in the clear", f"use https:// in {variable}")
-    upstream_at = _date_of(outcome)
-    if upstream_at is not None and store_skew is not None:
-        apart = abs(upstream_at - (time.time() + store_skew))
-        yield _check_clock(f"{check}.clock", apart, settings.clock_tolerance.total_seconds())
+    if store_skew is not None:
+        tolerance = settings.clock_tolerance.total_seconds()
+        yield from _check_clock(f"{check}.clock", outcome, now=time.time() + store_skew, tolerance=tolerance)
 
 
-def _date_of(answer: Answer) -> float | None:
+def _check_clock(check: str, answer: Answer, *, now: float, tolerance: float) -> Findings:
     try:
-        return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+        apart = abs(parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - now)
     except (TypeError, ValueError):
-        return None
-
-
-def _check_clock(check: str, apart: float, tolerance: float) -> Finding:
+        return
     # The lifecycle allows for a difference; people who read both do not.
     if apart > tolerance + _DATE_SECONDS:
         said = f"its clock and the store's are {apart:.0f} s apart: \"as of\" is by its clock, all else by the store's"
-        return warning(check, said, "keep the store's host by NTP, and tell the upstream's operators")
-    return ok(check, f"its clock and the store's agree within {max(apart, _DATE_SECONDS):.0f} s")
+        yield warning(check, said, "keep the store's host by NTP, and tell the upstream's operators")
+    else:
+        yield ok(check, f"its clock and the store's agree within {max(apart, _DATE_SECONDS):.0f} s")

@@ -17,7 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "get": ("reads a record", "GET {record}"),
     "mget": ("reads a record and its token at the same moment", "MGET {record}"),
     "set": ("writes records and tokens (in scripts, like those up to `zremrangebyscore`)", "SET {record} trial XX"),
-    "del": ("drops a token", "DEL {record}"),
+    "del": ("drops a token", "DEL {token}"),
     "exists": ("tells whether a patient who is due was forgotten", "EXISTS {record}"),
     "zadd": ("lists a patient in the due index", "ZADD {index} XX 0 {key}"),
     "zrem": ("takes them out", "ZREM {index} {key}"),
@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "client|setname": ("names the connection, for who looks at CLIENT LIST", ""),
     "wait": ("waits for replicas, where the policy asks for that", "WAIT 0 1"),
     "cluster|slots": ("Redis Cluster: which node keeps what", ""),
-    "command": ("Redis Cluster: redis-py asks at first which commands there are", "COMMAND COUNT"),
+    "command": ("Redis Cluster: redis-py asks at first which commands there are", ""),
     "asking": ("Redis Cluster: goes with a command about a slot that is being moved", "ASKING"),
     "role": ("Sentinel: whether this is the primary", "ROLE"),
 }

@@ -30,6 +30,8 @@ from support.samples import ICN
 
 SEAL_KEY = "c3ludGhldGljLWtleS1mb3ItdGVzdHMtb25seS0wMDA="
 OTHER_KEY = "c3ludGhldGljLWtleS1mb3ItdGVzdHMtb25seS0xMTE="
+#: What clients say before anything else, those of a cluster the last two.
+CONNECTING = {"client|setname", "cluster|slots", "command"}
 
 
 @pytest.fixture
@@ -262,7 +264,7 @@ def test_the_least_user_may_do_all_and_tells_nothing_of_the_server(binary: str, 
     assert (Level.UNKNOWN, said) == told(found["store.server"])[:2]
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"cluster|slots", "command", "asking", "role", "wait"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*CONNECTING, "asking", "role", "wait"} | {"client|setname"}))
 def test_what_the_user_lacks_is_named(server, command: str) -> None:
     """Each command of the rule in turn, forbidden."""
     name = "lacks-one"
@@ -289,10 +291,21 @@ def test_keys_that_the_user_may_not_touch_are_named(server) -> None:
     assert (Level.ERROR, "the store's user lacks ~other:*") == told(found["store.acl"])[:2]
 
 
+def test_tokens_that_the_user_may_not_touch_are_told_of(server) -> None:
+    """Records and the list of what is due are not all: the session tokens beside them count, too."""
+    name = "lacks-tokens"
+    with closing(server.client()) as client:
+        rule = f"ACL SETUSER {name} on >secret ~phr:*:r:* ~phr:*:due resetchannels -@all"
+        client.execute_command(*rule.split(), *_but(""))
+        found = examined(f"redis://{name}:secret@127.0.0.1:{server.port}")
+        client.execute_command("ACL", "DELUSER", name)
+    assert (Level.ERROR, "the store's user lacks ~phr:*") == told(found["store.acl"])[:2]
+
+
 def test_every_command_of_the_rule_is_tried() -> None:
     """By itself, but for those that connecting takes: they are met by connecting."""
     tried = {command: trial.partition(" ")[0].lower() for command, (_, trial) in COMMANDS.items() if trial}
-    assert {command: command for command in COMMANDS.keys() - {"client|setname", "cluster|slots"}} == tried
+    assert {command: command for command in COMMANDS.keys() - CONNECTING} == tried
 
 
 # Several servers.
