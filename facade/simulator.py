@@ -4,7 +4,7 @@
 >>> with Simulator(speed=50) as upstream:
 ...     upstream.script(Fault("refresh", "lost_answer", times=1))
 
-It keeps everything in memory, needs the standard library only, and is no place for real patients.
+It keeps everything in memory, needs no extra, and is no place for real patients.
 """
 
 from phr_refresh.adapters.simulator import EXTRACTS, Call, Endpoint, Fault, FaultKind, Simulator

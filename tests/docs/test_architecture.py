@@ -150,7 +150,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 #: What users import beside the package, and what comes with it.
 DOORS = {
-    "phr_refresh.simulator": "transitions",
+    "phr_refresh.simulator": "jwt",
     "phr_refresh.hosting": "transitions",
     "phr_refresh.testing": "transitions",
     "phr_refresh.mhv": "requests, jwt",
