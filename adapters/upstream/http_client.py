@@ -238,13 +238,15 @@ class _Response(HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        if "Transfer-Encoding" in self.headers and "Content-Length" in self.headers:
-            # Where such an answer ends, its sender and we may disagree (RFC 9112, section 6.3).
-            self.will_close = True
+        # Where an answer with both lengths ends, its sender and we may disagree (RFC 9112, section 6.3). And of TLS
+        # inside TLS, as through a proxy spoken to by https, nobody knows what it has taken off the socket.
+        is_ambiguous = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
+        self.will_close = self.will_close or is_ambiguous or not isinstance(self._sock, socket.socket)
 
     def _close_conn(self) -> None:
         self._reader.is_over = True
-        if self.fp is not None and self.fp.peek(1):
+        is_held_back = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        if self.fp is not None and (self.fp.peek(1) or is_held_back):
             # More came than the answer: shut down, the connection counts as dropped where the next call looks at it.
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)

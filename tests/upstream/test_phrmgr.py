@@ -4,7 +4,7 @@ import logging
 import socket
 import ssl
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -348,6 +348,56 @@ def test_a_handshake_that_fails_was_never_sent(opened, upstream, act, reason):
     """Whatever goes wrong before TLS stands, the request was not written."""
     port = raw_listener(opened, act)
     assert NeverSent(reason) == upstream(f"https://127.0.0.1:{port}").call(StartRefresh(PATIENT))
+
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"OK"}'
+
+
+def test_over_tls_too_a_connection_with_more_than_the_answer_is_closed(wire, upstream, tmp_path):
+    """What TLS has taken off the socket, and no buffer of ours has seen, counts as well (rule R9)."""
+    pem, context = certificate(tmp_path)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n"
+    # The rest lies behind what one read takes: io.DEFAULT_BUFFER_SIZE.
+    body = b'{"status":"OK"}'.rjust(8192 - len(head))
+    first = head.replace(b"8000", str(len(body)).encode()) + body
+    server = wire(lambda _, talk: talk.sendall(first + OK), answer(500), tls=context)
+    shared = upstream(server.url, verify=pem, connect_timeout=timedelta(seconds=5))
+    outcomes = [shared.call(StartRefresh(PATIENT)) for _ in range(2)]
+    assert ([Accepted(), Rejected("http_500")], 3) == (outcomes, len(server.threads))
+
+
+def tunnel(port):
+    """An act: answer CONNECT, then carry bytes between the client and the server at `port`."""
+
+    def act(wire, talk):
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            talk.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+            def back():
+                with suppress(OSError):  # either end may hang up first
+                    for part in iter(lambda: server.recv(65536), b""):
+                        talk.sendall(part)
+
+            thread = threading.Thread(target=back, daemon=True)
+            thread.start()
+            for part in iter(lambda: talk.recv(65536), b""):
+                server.sendall(part)
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+    return act
+
+
+def test_tls_inside_tls_is_one_call_for_each_connection(wire, upstream, monkeypatch, tmp_path):
+    """Through a proxy that is spoken to by https, each call has its own answer, over a tunnel of its own."""
+    pem, context = certificate(tmp_path)
+    server = wire(answer(200, {"status": "OK"}), answer(500), tls=context)
+    proxy = wire(tunnel(server.listener.getsockname()[1]), tls=context)
+    proxied(monkeypatch, proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    shared = upstream(server.url, verify=pem, connect_timeout=timedelta(seconds=5), read_timeout=timedelta(seconds=5))
+    outcomes = [shared.call(StartRefresh(PATIENT)) for _ in range(2)]
+    assert ([Accepted(), Rejected("http_500")], 2, 2) == (outcomes, len(server.arrived), len(proxy.arrived))
 
 
 def proxied(monkeypatch, address):
