@@ -92,7 +92,8 @@ def _lacking(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -
     index, head = inspection.shard_at(server)
     names = {"index": index, "key": trial_key(), "record": head + trial_key()}
     kind = inspection.target.kind
-    needed = {"wait": policy.claim_replicas > 0, "asking": kind == "cluster", "role": kind == "sentinel"}
+    needed = {"wait": policy.claim_replicas > 0, "role": kind == "sentinel"}
+    needed |= dict.fromkeys(("asking", "command"), kind == "cluster")
     for command, (_, trial) in COMMANDS.items():
         try:
             if trial and needed.get(command, True):

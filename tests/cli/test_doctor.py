@@ -262,7 +262,7 @@ def test_the_least_user_may_do_all_and_tells_nothing_of_the_server(binary: str, 
     assert (Level.UNKNOWN, said) == told(found["store.server"])[:2]
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"cluster|slots", "asking", "role", "wait"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"cluster|slots", "command", "asking", "role", "wait"}))
 def test_what_the_user_lacks_is_named(server, command: str) -> None:
     """Each command of the rule in turn, forbidden."""
     name = "lacks-one"
