@@ -196,7 +196,7 @@ def test_a_node_that_is_new_is_followed(own_cluster, own_store, runner, how):
 
 
 def test_a_claim_is_waited_for_where_its_slot_has_gone(own_cluster, own_store):
-    """A write with WAIT to a slot that has moved meanwhile is told of as replicated where the new node has a replica."""
+    """A write with WAIT to a slot that has moved is told of as replicated where the new node has a replica."""
     replicated, alone = own_cluster.nodes[0], own_cluster.nodes[1]
     replica = own_cluster.add_replica(replicated)
     key, other = key_on(own_cluster, alone), key_on(own_cluster, replicated)
