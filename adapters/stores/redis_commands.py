@@ -31,7 +31,6 @@ from ..ports import Change, ChangeAll, Row, StoreReply, StoreRequest, Written
 from .basics import VERSION_LENGTH, new_version
 from .keys import DEFAULT_PREFIX, RedisKeys
 from .redis_errors import is_wrong_type
-from .redis_urls import RedisTarget
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -96,11 +95,6 @@ class RedisCommands:
         self._load = Script.named("load")
         self._write = Script.named("write")
         self._due = Script.named("due")
-
-    @classmethod
-    def of(cls, target: RedisTarget) -> "RedisCommands":
-        """The commands for what a URL names."""
-        return cls(target.prefix, longest_wait=target.longest_wait)
 
     def talk(self, request: StoreRequest) -> Talk[StoreReply]:
         """The call that `request` is."""

@@ -234,8 +234,8 @@ def open_redis_store(target: RedisTarget) -> WiredStore:
     kin = _Kin(redis, Retry, _Sentinel, _connect_to_primary, DirectWire, ClusterWire, ClientWire)
     wire = _wire(target, kin, CONNECTION_DEFAULTS)
     if isinstance(wire, DirectWire):
-        return DirectStore(wire, OneServerCommands.of(target), target.name)
-    return WiredStore(wire, RedisCommands.of(target), target.name)
+        return DirectStore(wire, OneServerCommands(target.prefix, longest_wait=target.longest_wait), target.name)
+    return WiredStore(wire, RedisCommands(target.prefix, longest_wait=target.longest_wait), target.name)
 
 
 def open_async_redis_store(target: RedisTarget) -> AsyncWiredStore:
@@ -244,8 +244,9 @@ def open_async_redis_store(target: RedisTarget) -> AsyncWiredStore:
     connections = target.connections or _CONNECTIONS
     kin = _Kin(redis.asyncio, AsyncRetry, _AsyncSentinel, connect, *wires)
     wire = _wire(target, kin, CONNECTION_DEFAULTS | {"max_connections": connections})
-    commands = OneServerCommands if isinstance(wire, AsyncDirectWire) else RedisCommands
-    return AsyncWiredStore(wire, commands.of(target), target.name, connections=connections)
+    kind = OneServerCommands if isinstance(wire, AsyncDirectWire) else RedisCommands
+    commands = kind(target.prefix, longest_wait=target.longest_wait)
+    return AsyncWiredStore(wire, commands, target.name, connections=connections)
 
 
 class _Kin(NamedTuple):

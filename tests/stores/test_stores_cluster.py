@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -114,6 +115,101 @@ def test_slots_move_under_load_and_nothing_is_lost(cluster, store, how):
     assert {key: load.tally.written[key] for key in keys} == {key: int(store.call(Load(key)).value) for key in keys}
     assert set(keys) == set(store.call(ListDue(100)))
     print(f"\n{moves} slots moved {how}: {load.tally.calls} writes, errors {dict(load.tally.errors)}")
+
+
+@pytest.mark.once
+def test_slots_move_under_the_load_of_tasks(cluster, runner):
+    """The same for the asyncio store: ASKING goes with its command, whichever of many connections they take."""
+    keys = some_keys(8)
+    slots = sorted({slot_of(key) for key in keys})
+    written: Counter[UserKey] = Counter()
+    errors: Counter[str] = Counter()
+    halted = asyncio.Event()
+
+    async def add(store: Any, key: UserKey) -> None:
+        while not halted.is_set():
+            try:
+                row = await store.call(Load(key))
+                answer = await store.call(next_number(key, row))
+                written[key] += isinstance(answer, Written)
+            except StoreUnavailable as error:
+                errors[error.reason] += 1
+            await asyncio.sleep(0)
+
+    def move() -> None:
+        for turn in range(3):
+            for place, slot in enumerate(slots):
+                target = cluster.nodes[(place + turn) % len(cluster.nodes)]
+                if cluster.owner(slot) is not target:
+                    cluster.move(slot, target, halfway=lambda: time.sleep(0.02))
+
+    async def work() -> dict[UserKey, int]:
+        store = open_async_store(f"{cluster.url}?socket_timeout=20&socket_connect_timeout=20")
+        try:
+            tasks = [asyncio.create_task(add(store, key)) for key in keys for _ in range(3)]
+            await asyncio.to_thread(move)
+            halted.set()
+            await asyncio.gather(*tasks)
+            return {key: int((await store.call(Load(key))).value) for key in keys}
+        finally:
+            await store.close()
+
+    found = runner.run(work())
+    assert found == dict(written)
+    assert set(errors) <= {"cluster_resharding"}
+    assert errors.total() < written.total() / 20
+
+
+@pytest.mark.parametrize("how", ["threads", "asyncio"])
+def test_a_node_that_is_new_is_followed(own_cluster, own_store, runner, how):
+    """A slot on its way to a node that keeps nothing yet, and is in no list of slots: it is asked, and then known."""
+    new = Node(own_cluster._binary, own_cluster._folder / "new", own_cluster._lines)
+    new.start()
+    first = own_cluster.nodes[0]
+    new.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.other_port)
+    own_cluster.nodes.append(new)
+    wait_until(
+        lambda: all(b":%d@" % new.port in node.ask("CLUSTER", "NODES") for node in own_cluster.nodes), what="met"
+    )
+    wait_until(lambda: b"cluster_state:ok" in new.ask("CLUSTER", "INFO"), what="it takes part")
+    increment(own_store)
+    seen = []
+
+    async def load() -> None:
+        store = open_async_store(own_cluster.url)
+        try:
+            seen.append((await store.call(Load(KEY))).value)
+        finally:
+            await store.close()
+
+    def look() -> None:
+        if how == "threads":
+            seen.append(own_store.call(Load(KEY)).value)
+        else:
+            runner.run(load())
+
+    own_cluster.move(slot_of(KEY), new, halfway=look)
+    look()
+
+    assert [b"1", b"1"] == seen
+    assert 2 == increment(own_store)
+
+
+def test_a_claim_is_waited_for_where_its_slot_has_gone(own_cluster, own_store):
+    """A write with WAIT to a slot that has moved is told of as replicated where the new node has a replica."""
+    replicated, alone = own_cluster.nodes[0], own_cluster.nodes[1]
+    replica = own_cluster.add_replica(replicated)
+    key, other = key_on(own_cluster, alone), key_on(own_cluster, replicated)
+    rows = {one: own_store.call(Load(one)) for one in (key, other)}
+    # A replica is told by its primary where a slot is now.
+    own_cluster.nodes.remove(replica)
+    own_cluster.move(slot_of(key), replicated)
+    own_cluster.move(slot_of(other), alone)
+    own_cluster.nodes.append(replica)
+
+    answers = [own_store.call(next_number(one, rows[one], replicas=1, replicas_wait=200)) for one in (key, other)]
+    assert [True, False] == [answer.is_replicated for answer in answers]
+    assert [b"1", b"1"] == [own_store.call(Load(one)).value for one in (key, other)]
 
 
 def test_a_slot_half_moved_loses_no_entry_that_is_due(cluster, store):

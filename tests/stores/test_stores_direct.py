@@ -25,7 +25,7 @@ from phr_refresh.statemachine.effects import Load, LoadAll
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import key_of
 from redis._parsers import _AsyncRESP2Parser, _RESP2Parser
-from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 from support.edges_proxy import read_command
 from support.store_load import next_number
 
@@ -738,9 +738,9 @@ def _read(connection: redis.Connection) -> object:
 def test_what_ends_a_connection_for_redis_py_ends_it_here() -> None:
     """A server that is loading or full says so, and closes: that is a broken connection, not an answer."""
     for said in (b"-LOADING x\r\n", b"-ERR max number of clients reached\r\n"):
-        with pytest.raises(ConnectionError):
+        with pytest.raises(redis.ConnectionError):
             Line(redis.Connection()).take(said, [], 1)
-    with pytest.raises(ConnectionError, match="closed"):
+    with pytest.raises(redis.ConnectionError, match="closed"):
         Line(redis.Connection()).take(b"", [], 1)
     with pytest.raises(InvalidResponse):
         Line(redis.Connection()).take(b"?\r\n", [], 1)

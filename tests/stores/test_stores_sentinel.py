@@ -106,6 +106,68 @@ def test_sentinels_may_die_once_the_primary_is_known(start_watched):
         assert "connection_failed" == reason_of(lambda: store.call(Load(KEY)))
 
 
+@pytest.mark.once
+def test_a_sentinel_that_hangs_costs_one_time_out(start_watched, runner):
+    """The next one is asked then; and as long as the connection lasts nobody asks any."""
+    watched = start_watched(sentinels=3, replicas=0)
+    watched.sentinels[0].suspend()
+    url = f"{watched.url}?socket_timeout=0.5&socket_connect_timeout=0.5"
+    try:
+        with closing(open_store(url)) as store:
+            took = [timed(lambda: store.call(Load(KEY))) for _ in range(2)]
+
+        async def work() -> list[float]:
+            store = open_async_store(url)
+            try:
+                started = time.perf_counter()
+                await store.call(Load(KEY))
+                return [time.perf_counter() - started]
+            finally:
+                await store.close()
+
+        took += runner.run(work())
+    finally:
+        watched.sentinels[0].resume()
+
+    assert [True, False, True] == [0.5 <= seconds < 0.95 for seconds in took]
+    assert took[1] < 0.45
+
+
+@pytest.mark.once
+def test_sentinels_that_all_hang_are_each_waited_for_once(start_watched):
+    """Nobody asks them a second time for the same call."""
+    watched = start_watched(sentinels=2, replicas=0)
+    with closing(open_store(f"{watched.url}?socket_timeout=0.5&socket_connect_timeout=0.5")) as store:
+        for sentinel in watched.sentinels:
+            sentinel.suspend()
+        started = time.perf_counter()
+        try:
+            assert "timed_out" == reason_of(lambda: store.call(Load(KEY)))
+        finally:
+            for sentinel in watched.sentinels:
+                sentinel.resume()
+
+    assert time.perf_counter() - started < 1.45
+
+
+def timed(call: Callable[[], object]) -> float:
+    """How long `call` takes, in seconds."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@pytest.mark.once
+def test_a_primary_that_is_down_is_no_unknown_service(start_watched):
+    """Before a replica has taken over, or where there is none, the sentinels know the name and name nobody."""
+    watched = start_watched(sentinels=1, replicas=0)
+    watched.servers[0].kill()
+    sentinel = watched.sentinels[0]
+    wait_until(lambda: "s_down" in str(sentinel.ask("SENTINEL", "MASTERS")), what="the sentinel sees it down")
+    with closing(open_store(watched.url)) as store:
+        assert "primary_down" == reason_of(lambda: store.call(Load(KEY)))
+
+
 def test_a_service_that_is_not_watched_is_named(fleets):
     """A name mistyped in the URL has a reason of its own."""
     url = fleets.url("sentinel").replace(f"/{SERVICE}", "/elsewhere")

@@ -48,6 +48,8 @@ How to read it:
 - With Redis, the login is that of a patient never seen, the status that of a patient whose refresh began before, the
   refresh that of a third, called directly. `PhrRefresh` and `AsyncPhrRefresh` gave the same answers. Where Redis hangs
   or is late, the login had its usual budget of 50 ms, and returned by then; elsewhere it had all the time it wanted.
+- The Redis here is one server. In a cluster, or behind Sentinel, what is not on a login's path may wait for several
+  time-outs where several servers hang: up to a second for each of them, see [Redis](redis.md#cluster).
 - With the upstream, the login and the status are those of one patient, before and after the worker's step; the refresh
   is that of another. Where the status is what is asked for, their refresh began before.
 """
