@@ -238,13 +238,16 @@ class _Response(HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        if "Transfer-Encoding" in self.headers and "Content-Length" in self.headers:
-            # Where such an answer ends, its sender and we may disagree (RFC 9112, section 6.3).
-            self.will_close = True
+        # Where an answer with both headers ends, its sender and we may disagree (RFC 9112, section 6.3). And what TLS
+        # inside TLS (a proxy spoken to by https) holds back cannot be seen.
+        is_unclear = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
+        self.will_close = self.will_close or is_unclear or not isinstance(self._sock, socket.socket)
 
     def _close_conn(self) -> None:
         self._reader.is_over = True
-        if self.fp is not None and self.fp.peek(1):
+        if self.fp is not None and (
+            self.fp.peek(1) or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending())
+        ):
             # More came than the answer: shut down, the connection counts as dropped where the next call looks at it.
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
