@@ -1,5 +1,6 @@
 """Which connection a call goes over, and that no answer is another patient's: adapters/upstream/http_client.py."""
 
+import io
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from phr_refresh.adapters.upstream.http_client import HttpClient, NotSent
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import SessionFailed, SessionOpened
 from phr_refresh.statemachine.patient import Patient
-from support.wire import Wire, answer, drip, raw
+from support.wire import Wire, answer, certificate, drip, raw
 
 ADA = Patient("ada", "1012345678V123456", "corr-900123")
 BOB = Patient("bob", "1087654321V654321", "corr-900321")
@@ -51,8 +52,8 @@ def opened():
 def wire(opened):
     """Makes servers that end with the test."""
 
-    def make(*acts):
-        server = Wire(*acts)
+    def make(*acts, tls=None):
+        server = Wire(*acts, tls=tls)
         opened.callback(server.close)
         return server
 
@@ -131,6 +132,17 @@ def test_a_connection_over_which_anything_unexpected_came_is_closed(wire, http, 
     both = sessions(http(), server)
     assert [first, "bob"] == subjects([both.open_session(ADA), both.open_session(BOB)])
     assert (2, 3) == (len(server.arrived), len(server.threads))
+
+
+def test_a_second_answer_that_tls_holds_back_is_nobodys(wire, http, tmp_path):
+    """What came in the first answer's TLS record and was not read yet shows on no socket: it is looked for."""
+    pem, context = certificate(tmp_path)
+    head = len(session("ada", b"x" * 7000)) - 7000
+    whole = session("ada", b"x" * (io.DEFAULT_BUFFER_SIZE - head))
+    server = wire(sends(whole, session("ada")), sends(session("bob")), tls=context)
+    both = sessions(http(verify=pem), server)
+    assert ["ada", "bob"] == subjects([both.open_session(ADA), both.open_session(BOB)])
+    assert (io.DEFAULT_BUFFER_SIZE, 3) == (len(whole), len(server.threads))
 
 
 def test_an_answer_that_is_too_long_takes_its_connection_with_it(wire, http):
