@@ -93,8 +93,7 @@ def _lacking(ask: Ask, inspection: Inspection, server: Server, policy: Policy) -
     key = trial_key()
     names = {"index": index, "key": key, "record": f"{head}{key}", "token": f"{index.removesuffix('due')}t:{key}"}
     kind = inspection.target.kind
-    needed = {"wait": policy.claim_replicas > 0, "role": kind == "sentinel"}
-    needed |= dict.fromkeys(("asking", "command"), kind == "cluster")
+    needed = {"wait": policy.claim_replicas > 0, "asking": kind == "cluster", "role": kind == "sentinel"}
     for command, (_, trial) in COMMANDS.items():
         try:
             if trial and needed.get(command, True):

@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "client|setname": ("names the connection, for who looks at CLIENT LIST", ""),
     "wait": ("waits for replicas, where the policy asks for that", "WAIT 0 1"),
     "cluster|slots": ("Redis Cluster: which node keeps what", ""),
-    "command": ("Redis Cluster: redis-py asks at first which commands there are", "COMMAND COUNT"),
+    "command": ("Redis Cluster: redis-py asks at first which commands there are", ""),
     "asking": ("Redis Cluster: goes with a command about a slot that is being moved", "ASKING"),
     "role": ("Sentinel: whether this is the primary", "ROLE"),
 }
