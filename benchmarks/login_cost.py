@@ -28,7 +28,7 @@ from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.effects import AskStatus
 
 _ROUNDS: Final = 7
-_POLICY: Final = Policy(login_budget=timedelta(seconds=10), poll_interval=timedelta(milliseconds=1))
+_POLICY: Final = Policy(login_budget=timedelta(seconds=10), poll_interval=timedelta(milliseconds=1), poll_schedule=())
 _LOGIN: Final = {"appId": "103", "userType": "PATIENT", "authParams": {"PATIENT_SUBJECT_ID_TYPE": "ICN"}}
 
 
