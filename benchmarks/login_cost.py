@@ -28,7 +28,10 @@ from phr_refresh.adapters.workers.inline import InlineWorker
 from phr_refresh.statemachine.effects import AskStatus
 
 _ROUNDS: Final = 7
-_POLICY: Final = Policy(login_budget=timedelta(seconds=10), poll_interval=timedelta(milliseconds=1), poll_schedule=())
+_POLL_SECONDS: Final = 0.5
+_POLICY: Final = Policy(
+    login_budget=timedelta(seconds=10), poll_interval=timedelta(seconds=_POLL_SECONDS), poll_schedule=()
+)
 _LOGIN: Final = {"appId": "103", "userType": "PATIENT", "authParams": {"PATIENT_SUBJECT_ID_TYPE": "ICN"}}
 
 
@@ -40,6 +43,8 @@ def whole(settings: MhvSettings, patients: list[Patient]) -> None:
     ) as phr:
         for patient in patients:
             phr.login(patient)
+        # No processor time: until each of them is due.
+        time.sleep(_POLL_SECONDS)
         worker.run_later()
         missed = sum(phr.status(patient.user_id).state.label != "complete" for patient in patients)
         if missed:
