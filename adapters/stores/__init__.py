@@ -6,9 +6,9 @@ URL                               store           for
 ``memory://``                     `MemoryStore`   tests, and a single process
 ``sqlite:///file``,               `SqliteStore`   one machine, several processes; durable
 ``sqlite:////abs``
-``redis://host``                  `RedisStore`    a fleet; ``redis+unix:///socket`` over a Unix socket
-``redis+sentinel://h1,h2,h3/s``   `RedisStore`    a fleet that is to outlive a server: the primary of the service ``s``
-``redis+cluster://h1,h2``         `RedisStore`    a fleet that has outgrown a server
+``redis://host``                  `DirectStore`   a fleet; ``redis+unix:///socket`` over a Unix socket
+``redis+sentinel://h1,h2,h3/s``   `WiredStore`    a fleet that is to outlive a server: the primary of the service ``s``
+``redis+cluster://h1,h2``         `WiredStore`    a fleet that has outgrown a server
 ================================  ==============  ====================================================================
 
 ``rediss://``, ``rediss+sentinel://`` and ``rediss+cluster://`` are the same with TLS. Redis URLs take a user and a
