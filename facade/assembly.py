@@ -36,32 +36,44 @@ class Face(Generic[S, W]):
         *,
         store: S,
         upstream: Upstream,
-        worker: W,
+        worker: W | None = None,
         policy: Policy | None = None,
         seal: Seal | None = None,
         observer: Observer | None = None,
         tap: Tap | None = None,
     ) -> None:
+        """`worker`: by default one of this process. `seal` encrypts cached tokens, by default nothing does.
+
+        `observer` is told every `Fact`, by default it logs. `tap` sees each flow before it runs, such as
+        `drawing.trace.Recorder.tap`.
+        """
         self._policy = policy or Policy()
         self._flows = flows_under(self._policy, upstream)
         self._store: S = store
-        self._worker: W = worker
-        self._hands_over_at_once = isinstance(worker, NeverWaits) and worker.never_waits
+        self._worker: W = worker or self._new_worker()
+        self._hands_over_at_once = isinstance(self._worker, NeverWaits) and self._worker.never_waits
         self.observer = observer or LogObserver()
         # Logs leave measurements out: then none are made.
         self._measures = not isinstance(self.observer, LogObserver)
         self._upstream = MeasuredUpstream(upstream, self.observer) if self._measures else upstream
-        self._measured_worker = MeasuredWorker(worker, self.observer) if self._measures else None
+        self._measured_worker = MeasuredWorker(self._worker, self.observer) if self._measures else None
         self._ports = Ports(
             store=store,
             upstream=self._upstream,
-            worker=self._measured_worker or worker,
+            worker=self._measured_worker or self._worker,
             seal=seal or PlainSeal(),
             observer=self.observer,
             policy=self._policy,
             tap=tap,
         )
         self._closed = False
+        self._set_up()
+
+    def _new_worker(self) -> W:
+        raise NotImplementedError
+
+    def _set_up(self) -> None:
+        """What a face has of its own; and its worker is started."""
 
     def _check_open(self) -> None:
         if self._closed:

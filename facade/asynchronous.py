@@ -11,8 +11,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from phr_refresh.adapters.driver import Tap, go_on, run_async, steps
-from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Row, Seal, Upstream
+from phr_refresh.adapters.driver import go_on, run_async, steps
+from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, RecordsAnswer, Row
 from phr_refresh.adapters.stores import open_async_store
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.adapters.workers.time_limit import DRAIN_SECONDS
@@ -40,30 +40,10 @@ class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
     caller that is cancelled cancels nothing that others may wait for.
     """
 
-    def __init__(
-        self,
-        *,
-        store: AsyncStore,
-        upstream: Upstream,
-        worker: AsyncWorker | None = None,
-        policy: Policy | None = None,
-        seal: Seal | None = None,
-        observer: Observer | None = None,
-        tap: Tap | None = None,
-    ) -> None:
-        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
+    def _new_worker(self) -> AsyncWorker:
+        return TaskWorker()
 
-        `tap` sees each flow before it runs, such as `drawing.trace.Recorder.tap`.
-        """
-        super().__init__(
-            store=store,
-            upstream=upstream,
-            worker=worker or TaskWorker(),
-            policy=policy,
-            seal=seal,
-            observer=observer,
-            tap=tap,
-        )
+    def _set_up(self) -> None:
         self._ports = replace(self._ports, sleep=asyncio.sleep, offload=self._offload)
         self._threads = ThreadPoolExecutor(UPSTREAM_THREADS, thread_name_prefix="phr-refresh-upstream")
         self._reading = 0

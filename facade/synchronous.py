@@ -9,8 +9,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from phr_refresh.adapters.driver import Tap, run
-from phr_refresh.adapters.ports import AnswersInTime, Observer, RecordsAnswer, Row, Seal, Store, Upstream, Worker
+from phr_refresh.adapters.driver import run
+from phr_refresh.adapters.ports import AnswersInTime, RecordsAnswer, Row, Store, Worker
 from phr_refresh.adapters.stores import open_store
 from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.adapters.workers.time_limit import TimeLimit, TimeLimitExceeded
@@ -33,31 +33,11 @@ class PhrRefresh(Face[Store, Worker]):
     call. All methods but `login` raise `StoreUnavailable` when the store is down, and `RecordUnreadable`.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        upstream: Upstream,
-        worker: Worker | None = None,
-        policy: Policy | None = None,
-        seal: Seal | None = None,
-        observer: Observer | None = None,
-        tap: Tap | None = None,
-    ) -> None:
-        """`seal` encrypts cached tokens, by default nothing does. `observer` is told every `Fact`, by default it logs.
+    def _new_worker(self) -> Worker:
+        return ThreadWorker()
 
-        `tap` sees each flow before it runs, such as `drawing.trace.Recorder.tap`.
-        """
-        super().__init__(
-            store=store,
-            upstream=upstream,
-            worker=worker or ThreadWorker(),
-            policy=policy,
-            seal=seal,
-            observer=observer,
-            tap=tap,
-        )
-        self._in_time = store if isinstance(store, AnswersInTime) else None
+    def _set_up(self) -> None:
+        self._in_time = self._store if isinstance(self._store, AnswersInTime) else None
         self._time_limit = TimeLimit()
         self._worker.start(self._run_step)
 
