@@ -13,8 +13,7 @@ import pytest
 import redis
 from phr_refresh.adapters.ports import AsyncStore, Store
 from phr_refresh.adapters.stores import open_async_store, open_store
-from phr_refresh.adapters.stores.redis_stores import AsyncRedisStore
-from phr_refresh.adapters.stores.redis_stores import RedisStore
+from phr_refresh.adapters.stores.redis_stores import AsyncRedisStore, RedisStore
 from support.redis_servers import (
     LOGIN,
     START_ATTEMPTS,
