@@ -122,7 +122,7 @@ class Routing:
             # It will be repeated at once.
             yield _look(cluster, node.name)
         elif isinstance(error, raised.TimeoutError) and time.monotonic() >= self._until:
-            self._until = time.monotonic() + self._seconds
+            self._until, self._refused = time.monotonic() + self._seconds, None
             yield _look(cluster, node.name)
         raise error
 

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from phr_refresh.adapters.ports import ChangeAll, Row, Store, Written
 from phr_refresh.adapters.stores import open_async_store, open_store
 from phr_refresh.adapters.stores.keys import RedisKeys
+from phr_refresh.adapters.stores.redis_cluster import Look, Routing
 from phr_refresh.statemachine.effects import ListDue, Load, LoadAll
 from phr_refresh.statemachine.errors import StoreUnavailable
 from phr_refresh.statemachine.patient import UserKey, key_of
@@ -394,6 +397,28 @@ def test_a_cluster_that_hangs_at_first_is_waited_for_once(own_cluster):
         assert ["timed_out"] * 6 == reasons
         assert took < FOUR_TIME_OUTS
         wait_until(lambda: _answers(store), what="it answers again")
+
+
+def test_what_was_met_at_first_is_forgotten_once_it_is_connected():
+    """A later time-out is told to those whom it meets, and to nobody as what the first connection met."""
+    node = SimpleNamespace(name="a:1", host="a", port=1)
+    cluster = SimpleNamespace(
+        get_node_from_key=lambda _: node,
+        get_primaries=lambda: [node],
+        nodes_manager=SimpleNamespace(startup_nodes={}),
+    )
+    routing = Routing(lambda host, port: node, seconds=60)
+    routing.refuse(redis.ConnectionError("at first"))
+    with pytest.raises(redis.ConnectionError, match="at first"):
+        routing.check()
+    routing._until = 0.0
+    steps = routing.steps(cluster, [(("EVALSHA", "sha", 1, "key"),)])
+    next(steps)
+
+    assert Look("a:1", [("a", 1)]) == steps.send([[redis.TimeoutError("later")]])
+    with pytest.raises(redis.TimeoutError, match="later"):
+        steps.send([])
+    routing.check()
 
 
 def _answers(store: Store) -> bool:
