@@ -625,6 +625,9 @@ const STYLE = `
     .summary { min-block-size: 2.9em; }
     .words { min-block-size: 4.35em; }
   }
+  @container (width < 24rem) {
+    .words { min-block-size: 5.8em; }
+  }
   @media (prefers-reduced-motion: reduce) {
     .busy { animation: none; }
     .bar::-webkit-progress-value { transition: none; }

@@ -18,6 +18,7 @@ HEAD = """
   phr-refresh-status:not(:defined) { display: block; min-block-size: 8.2rem }
   @container (width < 48rem) { phr-refresh-status:not(:defined) { min-block-size: 9.65rem } }
   @container (width < 34rem) { phr-refresh-status:not(:defined) { min-block-size: 12.55rem } }
+  @container (width < 24rem) { phr-refresh-status:not(:defined) { min-block-size: 14rem } }
 </style>
 <script type="module" src="/phr/phr-refresh.js"></script>
 """
