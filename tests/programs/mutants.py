@@ -39,7 +39,7 @@ JUSTIFIED = Path(__file__).with_suffix(".txt")
 #: and take long, none.
 NAMES = ["table", "lifecycle", "record", "rules", "policy", "patient", "draft", "kick_off", "views", "errors"]
 NAMES += ["diagrams", "trace", "flows_*", "driver", "properties_window", "extracts"]
-NAMES += ["words"]
+NAMES += ["words", "values"]
 CHOICE = "not redis and not valkey and not sqlite and not (every_order and not crash)"
 OPTIONS = [
     *("-q", "-s", "--assert=plain", "-m", "not once", "-k", CHOICE, "-p", "no:randomly", "-p", "no:cacheprovider"),
