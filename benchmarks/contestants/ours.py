@@ -1,6 +1,7 @@
 """Ours: PhrRefresh and AsyncPhrRefresh, as a login service embeds them.
 
-Where clients come at once, the workers of production run the steps. Otherwise the caller runs them, so that the time
+Facts go to a logger that nobody listens to, as by default. Where clients come at once, the workers of production run the
+steps. Otherwise the caller runs them, so that the time
 until everything is recorded is known.
 """
 
@@ -16,7 +17,6 @@ from phr_refresh.adapters.workers.threads import ThreadWorker
 from phr_refresh.statemachine.effects import (
     Accepted,
     AskStatus,
-    Fact,
     OpenSession,
     Phase,
     SessionOpened,
@@ -80,10 +80,6 @@ def _policy(place: Place) -> Policy:
     )
 
 
-def _unheard(fact: Fact) -> None:
-    """An observer: logging is timed for nobody."""
-
-
 class ByHand:
     """A worker whose steps the caller runs: those of a login at once, those of following when asked to."""
 
@@ -122,7 +118,6 @@ class Ours:
             upstream=UpstreamPort(place.upstream),
             worker=self._worker,
             policy=_policy(place),
-            observer=_unheard,
         )
 
     def login(self, user: str) -> None:
@@ -192,7 +187,6 @@ class AsyncOurs:
             upstream=UpstreamPort(place.upstream),
             worker=self._worker,
             policy=_policy(place),
-            observer=_unheard,
         )
 
     async def login(self, user: str) -> None:
