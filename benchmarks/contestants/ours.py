@@ -1,8 +1,7 @@
 """Ours: PhrRefresh and AsyncPhrRefresh, as a login service embeds them.
 
-Facts go to a logger that nobody listens to, as by default. Where clients come at once, the workers of production run the
-steps. Otherwise the caller runs them, so that the time
-until everything is recorded is known.
+Facts go to a logger that nobody listens to, as by default. Where clients come at once, the workers of production run
+the steps. Otherwise the caller runs them, so that the time until everything is recorded is known.
 """
 
 import asyncio
