@@ -36,3 +36,10 @@ def test_values_with_the_same_fields_are_equal() -> None:
     assert effects.Load("a") == effects.Load("a")
     assert 1 == len({effects.Load("a"), effects.Load("a")})
     assert effects.Load("a") != effects.Load("a", with_token=True)
+
+
+def test_a_bundle_is_not_shown() -> None:
+    """Records are a patient's: their `repr` tells how many there are, and nothing else (rule R7)."""
+    assert "Records(<bundle withheld>, total=3)" == repr(effects.Records({"id": "1012345678V123456"}, 3))
+    row = ports.Row(b"a record", "01234567", 5, b"a token")
+    assert "Row(<8 bytes>, version='01234567', now=5)" == repr(row)
