@@ -293,7 +293,7 @@ def steps(flow: Flow[T], ports: Ports, first: Any = None) -> Generator[Any, Any,
     """The loop over `flow`: yields what a port gave, is sent what that comes to, and returns what the flow does.
 
     Raises what the flow raises. What is thrown in is the failure of the port that was asked last. `first` is the reply
-    to the first effect, where its port was asked before.
+    to the first effect, a `Load`, where the store was asked before.
     """
     performer = Performer(ports)
     flow = ports.tap(flow) if ports.tap else flow
@@ -307,7 +307,8 @@ def steps(flow: Flow[T], ports: Ports, first: Any = None) -> Generator[Any, Any,
         answer, error = None, None
         ask, finish = _STEPS[type(effect)]
         try:
-            reply, first = (yield ask(performer, effect)) if first is None else first, None
+            was_asked = first is not None and type(effect) is Load
+            reply, first = first if was_asked else (yield ask(performer, effect)), None
             answer = finish(performer, effect, reply)
         except Exception as raised:
             error = performer.failed(effect, raised)

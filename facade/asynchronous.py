@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from phr_refresh.adapters.driver import go_on, run_async, steps
-from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, RecordsAnswer, Row
+from phr_refresh.adapters.ports import AsyncStore, AsyncWorker, Observer, RecordsAnswer, Row
 from phr_refresh.adapters.stores import open_async_store
 from phr_refresh.adapters.workers.tasks import TaskWorker
 from phr_refresh.adapters.workers.time_limit import DRAIN_SECONDS
@@ -81,7 +81,13 @@ class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
         budget = self._policy.login_budget.total_seconds()
         ends_at = time.monotonic() + budget
         try:
-            row = await self._read_within(budget, patient)
+            try:
+                row = await self._read_within(budget, patient)
+            except asyncio.CancelledError:
+                # Whoever waited is gone, but the patient did log in.
+                if not self._closed:
+                    self._begin_login(patient, None, self.observer)
+                raise
             if row is not None and self._hands_over_at_once:
                 return await run_async(self._flows.login(patient), self._ports, row)
         except Exception as error:
@@ -89,9 +95,7 @@ class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
         if self._closed:
             return self._deferred("closed")
         observer = Silenceable(self.observer)
-        login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer), row))
-        self._logins.add(login)
-        login.add_done_callback(self._logins.discard)
+        login = self._begin_login(patient, row, observer)
         await asyncio.wait({login}, timeout=max(ends_at - time.monotonic(), 0))
         if not login.done():
             observer.silence()
@@ -103,6 +107,12 @@ class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
             return self._deferred("closed")
         except Exception as error:
             return self._failed(error)
+
+    def _begin_login(self, patient: Patient, row: Row | None, observer: Observer) -> asyncio.Future[Receipt]:
+        login = self._begin(run_async(self._flows.login(patient), replace(self._ports, observer=observer), row))
+        self._logins.add(login)
+        login.add_done_callback(self._logins.discard)
+        return login
 
     async def _read_within(self, seconds: float, patient: Patient) -> Row | None:
         """The patient's record; None where it does not come in time, or not at all: the login's flow tells of that."""
@@ -185,7 +195,14 @@ class AsyncPhrRefresh(Face[AsyncStore, AsyncWorker]):
                     reply = loop.throw(error)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        return await asyncio.shield(self._begin(go_on(loop, reply)))
+        work = self._begin(go_on(loop, reply))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                # By `close`: the caller's own cancellation leaves the work alone.
+                self._check_open()
+            raise
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Start `work`, which goes on whatever becomes of who waits for it."""

@@ -11,6 +11,7 @@ Not given: redis-py's own metrics, and what a server of RESP3 says unasked.
 """
 
 import asyncio
+import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -162,6 +163,12 @@ def _left(ends_at: float) -> float:
     return left
 
 
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class AsyncDirectWire:
     """The same for the tasks of one event loop."""
 
@@ -206,7 +213,10 @@ class AsyncDirectWire:
             line = self._idle.pop()
             reader = line.connection._reader
             if reader is not None and not (reader._buffer or reader.at_eof() or reader.exception()):
-                return line
+                # What came while the loop was busy lies in the kernel only.
+                socket = line.connection._writer.get_extra_info("socket")
+                if not _is_readable(socket.fileno()):
+                    return line
             await self._drop(line)
         return None
 

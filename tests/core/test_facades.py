@@ -206,6 +206,50 @@ def test_a_login_under_way_survives_close(
     assert "closed" == runner.run(visit())
 
 
+def test_a_login_goes_on_when_the_browser_is_gone(
+    upstream: MhvUpstream, simulator: Simulator, runner: asyncio.Runner
+) -> None:
+    """Its caller is cancelled while the store is read: the refresh is started all the same."""
+
+    async def visit() -> None:
+        store, answers = open_async_store("memory://"), asyncio.Event()
+        call = store.call
+
+        async def slow(request: Any) -> Any:
+            await answers.wait()
+            return await call(request)
+
+        store.call = slow
+        async with AsyncPhrRefresh(store=store, upstream=upstream, policy=FAST) as phr:
+            login = asyncio.create_task(phr.login(ADA))
+            await asyncio.sleep(0)
+            login.cancel()
+            await asyncio.wait({login})
+            assert login.cancelled()
+            answers.set()
+
+    runner.run(visit())
+    assert 1 == simulator.calls()["totals"]["refresh"]
+
+
+def test_who_waits_while_it_is_closed_is_told(
+    upstream: MhvUpstream, simulator: Simulator, runner: asyncio.Runner
+) -> None:
+    """Nobody who was not cancelled gets a cancellation, which a host would take for its own."""
+    simulator.script(Fault("login", "latency", seconds=0.2, times=1))
+
+    async def visit() -> None:
+        phr = AsyncPhrRefresh(store=open_async_store("memory://"), upstream=upstream, policy=FAST)
+        waiting = asyncio.create_task(phr.session(ADA))
+        while not simulator.calls()["totals"]["login"]:
+            await asyncio.sleep(0)
+        await phr.close()
+        with pytest.raises(ConfigurationError, match="AsyncPhrRefresh: it is closed"):
+            await waiting
+
+    runner.run(visit())
+
+
 def test_a_slow_login_is_handed_over_before_close(
     upstream: MhvUpstream, simulator: Simulator, runner: asyncio.Runner
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import select
 import socket
 import ssl
 import threading
@@ -253,6 +254,28 @@ def test_a_connection_that_was_closed_is_not_used_by_a_task(server: Server, runn
     assert not awaiting(runner, server.port, work)
 
 
+def test_what_a_busy_loop_has_not_read_yet_is_nobodys(runner: asyncio.Runner) -> None:
+    """A reply too many that still lies in the kernel is not the answer to the next task's question."""
+    is_idle = threading.Event()
+
+    def twice(words: list[bytes]) -> Iterator[bytes]:
+        yield bulk(words[1])
+        if words[1] == b"first":
+            is_idle.wait()
+            yield bulk(b"late")
+
+    async def work(wire: AsyncDirectWire) -> object:
+        await ask_async(wire, "ECHO", "first")
+        arrives = select.poll()
+        arrives.register(wire._idle[0].connection._writer.get_extra_info("socket").fileno(), select.POLLIN)
+        is_idle.set()
+        arrives.poll()
+        return await ask_async(wire, "ECHO", "mine")
+
+    with scripted(twice) as port:
+        assert b"mine" == awaiting(runner, port, work)
+
+
 def test_a_task_gives_a_silent_server_up_in_time(runner: asyncio.Runner) -> None:
     """One time-out, and the connection is closed."""
 
@@ -377,10 +400,14 @@ def scripted(script: Script) -> Iterator[int]:
 TIME = b"*2\r\n$10\r\n1700000000\r\n$6\r\n123456\r\n"
 
 
+def bulk(value: bytes) -> bytes:
+    """The reply that is this string."""
+    return b"$%d\r\n%s\r\n" % (len(value), value)
+
+
 def stored(value: bytes) -> bytes:
     """The reply that is a record of this value."""
-    record = b"AAAABBBB" + value
-    return b"$%d\r\n%s\r\n" % (len(record), record)
+    return bulk(b"AAAABBBB" + value)
 
 
 class Words:
