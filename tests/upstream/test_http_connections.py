@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import time
-from contextlib import ExitStack
 
 import jwt
 import pytest
@@ -15,7 +14,7 @@ from phr_refresh.adapters.upstream.http_client import HttpClient, NotSent
 from phr_refresh.adapters.upstream.settings import MhvSettings
 from phr_refresh.statemachine.effects import SessionFailed, SessionOpened
 from phr_refresh.statemachine.patient import Patient
-from support.wire import Wire, answer, certificate, drip, raw
+from support.wire import answer, certificate, drip, raw
 
 ADA = Patient("ada", "1012345678V123456", "corr-900123")
 BOB = Patient("bob", "1087654321V654321", "corr-900321")
@@ -40,24 +39,6 @@ def sends(*parts):
 @pytest.fixture(autouse=True)
 def no_proxy_of_this_machine(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def opened():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def wire(opened):
-    """Makes servers that end with the test."""
-
-    def make(*acts, tls=None):
-        server = Wire(*acts, tls=tls)
-        opened.callback(server.close)
-        return server
-
-    return make
 
 
 @pytest.fixture

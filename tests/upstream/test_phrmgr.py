@@ -3,7 +3,7 @@
 import logging
 import socket
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,7 +28,7 @@ from phr_refresh.statemachine.effects import (
 from phr_refresh.statemachine.errors import ConfigurationError
 from phr_refresh.statemachine.patient import Patient
 from support.values import replace
-from support.wire import Wire, answer, black_hole, certificate, drip, flood, hang_up, raw, reset
+from support.wire import answer, black_hole, certificate, drip, flood, hang_up, raw, reset
 
 ICN = "1012345678V123456"
 PATIENT = Patient("ada", ICN, "corr-900123")
@@ -41,24 +41,6 @@ def no_proxy_of_this_machine(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def opened():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def wire(opened):
-    """Makes servers that end with the test."""
-
-    def make(*acts, tls=None):
-        server = Wire(*acts, tls=tls)
-        opened.callback(server.close)
-        return server
-
-    return make
 
 
 def settings(url, **changes):

@@ -10,29 +10,11 @@ import pytest
 import requests
 from phr_refresh.adapters.simulator import EXTRACTS, Simulator
 from phr_refresh.statemachine.errors import ConfigurationError
+from support.clocks import Clock
 
 ICN = "1012345678V123456"
 OTHER_ICN = "1098765432V654321"
 LONGEST_REFRESH = 6.4
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    @property
-    def milliseconds(self) -> int:
-        return round(self.seconds * 1000)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -9,24 +9,10 @@ from typing import Any
 import pytest
 import requests
 from phr_refresh.adapters.simulator import Fault, Simulator
+from support.clocks import Clock
 
 ICN = "1012345678V123456"
 OTHER_ICN = "1098765432V654321"
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

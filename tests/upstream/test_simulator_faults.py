@@ -10,26 +10,12 @@ import pytest
 import requests
 from phr_refresh.adapters.simulator import EXTRACTS, Endpoint, Fault, FaultKind, Simulator
 from phr_refresh.statemachine.errors import ConfigurationError
+from support.clocks import Clock
 
 ICN = "1012345678V123456"
 OTHER_ICN = "1098765432V654321"
 LONGEST_REFRESH = 6.4
 LONG = 30.0
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -8,22 +8,13 @@ from typing import Any
 import pytest
 import requests
 from phr_refresh.adapters.simulator import Fault, Simulator
+from support.clocks import Clock
 
 r4b = pytest.importorskip("fhir.resources.R4B", reason="the FHIR models are not installed")
 
 ICN = "1012345678V123456"
 OTHER_ICN = "1098765432V654321"
 LONGEST_REFRESH = 6.4
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Reader:
@@ -58,11 +49,6 @@ class Reader:
         search = f"Observation?patient={self.patient_id()}&category=vital-signs"
         bundle: dict[str, Any] = self.get(search, **headers).json()
         return bundle
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
